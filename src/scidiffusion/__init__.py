@@ -1,0 +1,62 @@
+"""Diffusion models for scientific data, on a core whose every equation is tested.
+
+Five small roles carry everything: a *schedule* says how much noise there is at time t, a
+*process* how data of one space is noised and denoised, a *denoiser* what the clean data probably
+is, a *sampler* how to walk from noise to data, and *guidance* how to steer. A domain (`tabular`,
+`toy`) adds an encoding, a network and an estimator with `fit` and `sample`.
+
+Importing this package loads nothing heavy; names and submodules are imported at first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scidiffusion import _lazy
+from scidiffusion._version import __version__
+
+if TYPE_CHECKING:
+    from scidiffusion import core as core
+    from scidiffusion import guidance as guidance
+    from scidiffusion import nn as nn
+    from scidiffusion import samplers as samplers
+    from scidiffusion import tabular as tabular
+    from scidiffusion import testing as testing
+    from scidiffusion import toy as toy
+    from scidiffusion import training as training
+    from scidiffusion.tabular import TabularDiffusion as TabularDiffusion
+    from scidiffusion.toy import DensityDiffusion as DensityDiffusion
+else:
+    __getattr__, __dir__ = _lazy.attach(
+        __name__,
+        names={
+            "DensityDiffusion": "scidiffusion.toy",
+            "TabularDiffusion": "scidiffusion.tabular",
+        },
+        submodules=(
+            "core",
+            "errors",
+            "guidance",
+            "nn",
+            "samplers",
+            "tabular",
+            "testing",
+            "toy",
+            "training",
+        ),
+    )
+
+__all__ = [
+    "DensityDiffusion",
+    "TabularDiffusion",
+    "__version__",
+    "core",
+    "errors",
+    "guidance",
+    "nn",
+    "samplers",
+    "tabular",
+    "testing",
+    "toy",
+    "training",
+]

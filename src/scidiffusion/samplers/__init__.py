@@ -1,0 +1,26 @@
+"""Samplers: how to walk from noise to data, one method a file, one loop for all."""
+
+from scidiffusion.samplers.ancestral import Ancestral
+from scidiffusion.samplers.base import Carry, Sampler, SinglePrediction, sample, trajectory
+from scidiffusion.samplers.ddim import DDIM, ddim_encode
+from scidiffusion.samplers.dpm_solver import DPMSolverPP
+from scidiffusion.samplers.heun import Heun
+from scidiffusion.samplers.partwise import PartwiseSampler
+from scidiffusion.samplers.predictor_corrector import PredictorCorrector
+from scidiffusion.samplers.reverse_sde import EulerMaruyama
+
+__all__ = [
+    "DDIM",
+    "Ancestral",
+    "Carry",
+    "DPMSolverPP",
+    "EulerMaruyama",
+    "Heun",
+    "PartwiseSampler",
+    "PredictorCorrector",
+    "Sampler",
+    "SinglePrediction",
+    "ddim_encode",
+    "sample",
+    "trajectory",
+]
