@@ -52,7 +52,8 @@ class CategoricalProcess(Process):
     def __init__(self, schedule: VPSchedule, num_classes: int | Sequence[int]) -> None:
         if not isinstance(schedule, VPSchedule):
             raise ConfigError(
-                f"a categorical process needs a schedule with alpha_bar in [0, 1], not {schedule!r}"
+                "a categorical process needs a schedule with alpha_bar in [0, 1], not "
+                f"{schedule!r}"
             )
         counts = [num_classes] if isinstance(num_classes, int) else list(num_classes)
         if not counts or any(isinstance(k, bool) or int(k) != k or k < 1 for k in counts):
@@ -138,7 +139,9 @@ class CategoricalProcess(Process):
 
 def _shape(coefficient: Tensor, like: Tensor) -> Tensor:
     if coefficient.ndim:
-        coefficient = coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
+        coefficient = coefficient.reshape(
+            coefficient.shape + (1,) * (like.ndim - coefficient.ndim)
+        )
     return coefficient.to(device=like.device, dtype=like.dtype)
 
 
@@ -155,7 +158,7 @@ class MultinomialProcess(CategoricalProcess):
         return self.exists(like).to(dtype) / self._counts(like, dtype)
 
     def _step(self, hot: Tensor, keep: Tensor) -> Tensor:
-        """Return keep * hot + (1 - keep) / K: one row of the transition matrix, which is symmetric."""
+        """Return keep * hot + (1 - keep) / K: one row of the symmetric transition matrix."""
         return keep * hot + (1 - keep) * self._uniform(hot, hot.dtype)
 
     def kernel(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float64) -> Categorical:
@@ -202,7 +205,7 @@ class AbsorbingProcess(CategoricalProcess):
         return self.max_classes
 
     def _prior(self, like: Tensor, dtype: torch.dtype) -> Categorical:
-        """1 - alpha_bar_1 on the mask, alpha_bar_1 spread over the classes: q(z_1) of uniform data."""
+        """q(z_1) of uniform data: 1 - alpha_bar_1 on the mask, the rest on the classes."""
         keep = self._alpha_bar(1.0, like.to(dtype)[..., None])
         counts = self._counts(like, dtype)
         probs = keep * (self.exists(like).to(dtype) / counts).expand(*like.shape, -1)
@@ -219,7 +222,7 @@ class AbsorbingProcess(CategoricalProcess):
         return Categorical(torch.cat([keep, 1 - keep.sum(-1, keepdim=True)], -1))
 
     def forward_step(self, z: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
-        """Draw from q(z_t | z_s): each unmasked variable is masked with probability 1 - a_{t|s}."""
+        """Draw from q(z_t | z_s): mask each variable with probability 1 - a_{t|s}."""
         ratio = self.schedule.log_alpha_bar(t) - self.schedule.log_alpha_bar(s)
         uniform = noise.uniform(z.to(torch.float32))
         return torch.where(uniform < _shape(ratio.exp(), uniform), z, self.mask)
@@ -233,5 +236,7 @@ class AbsorbingProcess(CategoricalProcess):
         return Categorical(torch.cat([hot + masked * (1 - stay) * p0, masked * stay], -1))
 
     def prior_divergence(self, x: Tensor) -> Tensor:
-        """KL(q(z_1 | x) || p(z_1)) = alpha_bar_1 log K a variable, (B,) nats; 0 if alpha_bar_1 is."""
-        return self.kernel(x, torch.ones((), dtype=torch.float64)).kl(self._prior(x, torch.float64))
+        """KL(q(z_1 | x) || p(z_1)) = alpha_bar_1 log K a variable, (B,) nats."""
+        return self.kernel(x, torch.ones((), dtype=torch.float64)).kl(
+            self._prior(x, torch.float64)
+        )

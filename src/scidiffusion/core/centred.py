@@ -65,7 +65,9 @@ class CentredGaussianProcess(GaussianProcess):
             be isotropic to be invariant under rotations.
     """
 
-    def __init__(self, schedule: NoiseSchedule, *, mask: Tensor | None = None, **options: Any) -> None:
+    def __init__(
+        self, schedule: NoiseSchedule, *, mask: Tensor | None = None, **options: Any
+    ) -> None:
         super().__init__(schedule, **options)
         if self.variance is ReverseVariance.LEARNED:
             raise ConfigError(
@@ -90,7 +92,9 @@ class CentredGaussianProcess(GaussianProcess):
     def dimension(self, like: Tensor) -> Tensor:
         """(N_real - 1) d for every row."""
         if self.mask is None:
-            items = torch.full((like.shape[0],), like.shape[1], dtype=like.dtype, device=like.device)
+            items = torch.full(
+                (like.shape[0],), like.shape[1], dtype=like.dtype, device=like.device
+            )
         else:
             items = self.mask.sum(1).to(like.dtype)
         return (items - 1) * like.shape[2]

@@ -4,8 +4,8 @@ A denoiser is any callable `(z, t, cond) -> prediction` that knows its process. 
 makes one from a plain network; guidance makes one from another; `scidiffusion.testing` has exact
 ones.
 
-Conditions. `cond` is None, a tensor whose first dimension is the row, or a dict of such. A row whose
-condition is absent carries -1 (integer conditions) or NaN (real ones); embeddings of
+Conditions. `cond` is None, a tensor whose first dimension is the row, or a dict of such. A row
+whose condition is absent carries -1 (integer conditions) or NaN (real ones); embeddings of
 `scidiffusion.nn` replace these by a learned "no condition" vector. That is how condition dropout
 and classifier-free guidance name the unconditional model.
 """
@@ -135,7 +135,9 @@ class PreconditionedDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(process, GaussianProcess):
-            raise ConfigError(f"preconditioning is defined for Gaussian processes, not {process!r}")
+            raise ConfigError(
+                f"preconditioning is defined for Gaussian processes, not {process!r}"
+            )
         self.network = network
         self.process = process
         self.sigma_data: Tensor

@@ -73,8 +73,8 @@ class Gaussian(Distribution):
         quadratic = self._sum_quadratic((self.mean - other.mean) ** 2 / other.var)
         return 0.5 * (quadratic + self._sum_constant(ratio - 1 - torch.log(ratio)))
 
-    # A Gaussian on a subspace overrides these: displacements lie in the subspace as they are, while
-    # terms that every dimension adds alike must be counted once per degree of freedom.
+    # A Gaussian on a subspace overrides these: displacements lie in the subspace as they are,
+    # while terms that every dimension adds alike must be counted once per degree of freedom.
 
     def _project(self, value: Tensor) -> Tensor:
         return value
@@ -118,7 +118,10 @@ class Categorical(Distribution):
     def kl(self, other: Categorical) -> Tensor:
         """KL(self || other) in nats, (B,); classes of probability 0 in self count nothing."""
         return sum_rows(
-            (torch.special.xlogy(self.probs, self.probs) - torch.special.xlogy(self.probs, other.probs)).sum(-1)
+            (
+                torch.special.xlogy(self.probs, self.probs)
+                - torch.special.xlogy(self.probs, other.probs)
+            ).sum(-1)
         )
 
 

@@ -5,14 +5,15 @@ r"""The evidence lower bound, term by term.
 
 (Prince 2023, eq. 18.26; Bishop & Bishop 2024, eq. 20.30; Ho et al. 2020, eq. 5), for any process
 whose terms have a closed form and any grid of times. Lecture notes often drop L_T; it is not small
-where the schedule ends before the data is forgotten, and then sampling from the prior is wrong too:
-`check_terminal` warns.
+where the schedule ends before the data is forgotten, and then sampling from the prior is wrong
+too: `check_terminal` warns.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def elbo(
     check_terminal(process, x)
     terms: list[list[Tensor]] = [[] for _ in range(len(grid) - 1)]
     for draw in range(draws):
-        for index, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+        for index, (t, s) in enumerate(pairwise(grid)):
             source = noise.child(f"elbo{draw}").at(index)
             z = process.q_sample(x, t, source).z
             terms[index].append(process.vlb_term(x, z, denoiser(z, t, cond), t, s))

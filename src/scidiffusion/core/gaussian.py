@@ -22,7 +22,7 @@ from scidiffusion.core.distributions import Gaussian, sum_rows
 from scidiffusion.core.prediction import Parameterization, Prediction, match
 from scidiffusion.core.process import Corrupted, Process
 from scidiffusion.core.rng import Noise
-from scidiffusion.core.schedules import Marginal, NoiseSchedule, as_time, check_option
+from scidiffusion.core.schedules import NoiseSchedule, as_time, check_option
 from scidiffusion.errors import ConfigError
 
 
@@ -93,9 +93,7 @@ class GaussianProcess(Process):
 
     def dimension(self, like: Tensor) -> Tensor:
         """Number of degrees of freedom of each row, (B,) float."""
-        return torch.full(
-            (like.shape[0],), like[0].numel(), dtype=like.dtype, device=like.device
-        )
+        return torch.full((like.shape[0],), like[0].numel(), dtype=like.dtype, device=like.device)
 
     def gaussian(self, mean: Tensor, var: Tensor) -> Gaussian:
         """N(mean, var) on the space of the process."""
@@ -210,7 +208,9 @@ class GaussianProcess(Process):
 
     def predict(self, output: Tensor, z: Tensor, t: Tensor) -> Prediction:
         """Read a raw network output in the process's parameterisation."""
-        return Prediction(z, self.schedule.marginal(t), self.project(output), self.parameterization)
+        return Prediction(
+            z, self.schedule.marginal(t), self.project(output), self.parameterization
+        )
 
     def prediction(self, z: Tensor, t: Tensor, **known: Tensor) -> Prediction:
         """Build a prediction from one of eps=, x0=, v=, score= (each (B, ...)).

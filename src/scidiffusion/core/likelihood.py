@@ -6,7 +6,9 @@ du / dsigma = eps(z, t), so with lambda = log sigma
     du/dlambda = sigma eps,      d log p / dlambda = -tr(d (sigma eps) / du),
 
 which is integrated from the smallest noise level of the schedule to t = 1, where z has the prior's
-density. What comes out is log p of the data blurred by that smallest noise level.
+density. The piece between the data and that level, where lambda has no lower end, is one step in
+sigma: eps = -std score grows linearly there, so its integral is sigma eps / 2. Without it the
+result would be the density of data blurred by the smallest noise level.
 """
 
 from __future__ import annotations
@@ -75,7 +77,10 @@ def ode_log_prob(
     if trace is Trace.AUTO:
         trace = Trace.EXACT if size <= EXACT_TRACE_LIMIT else Trace.HUTCHINSON
     if trace is Trace.EXACT:
-        vectors = [row.reshape(x.shape[1:]).expand_as(x) for row in torch.eye(size, dtype=x.dtype, device=x.device)]
+        vectors = [
+            row.reshape(x.shape[1:]).expand_as(x)
+            for row in torch.eye(size, dtype=x.dtype, device=x.device)
+        ]
         count = 1
     else:
         source = (noise or KeyedNoise(0)).child("trace")
@@ -98,25 +103,35 @@ def ode_log_prob(
     schedule = process.schedule
     one = torch.ones((), dtype=torch.float64)
     if schedule.num_nodes is None:
+        first = torch.as_tensor(schedule.t_min, dtype=torch.float64)
         low, high = (float(-0.5 * schedule.log_snr(t)) for t in (schedule.t_min, 1.0))
-        u, change = _runge_kutta(flow, x, low, high, steps, schedule.t_of_log_snr)
+        velocity, divergence = flow(x, first)
+        u, change = _runge_kutta(flow, x + 0.5 * velocity, low, high, steps, schedule.t_of_log_snr)
     else:
         nodes = schedule.grid(min(steps, schedule.num_nodes)).flip(0)[1:]
-        u, change = _heun(flow, x, nodes, [float(-0.5 * schedule.log_snr(t)) for t in nodes])
+        velocity, divergence = flow(x, nodes[0])
+        u, change = _heun(
+            flow, x + 0.5 * velocity, nodes, [float(-0.5 * schedule.log_snr(t)) for t in nodes]
+        )
     z = match(schedule.marginal(one).scale, u) * u
     prior = process.gaussian(
         torch.zeros_like(z), torch.full((), schedule.prior_std**2, dtype=z.dtype, device=z.device)
     )
     # u_1 = z_1 / scale_1 has the density of z_1 times scale_1 per degree of freedom.
     jacobian = match(schedule.marginal(one).scale.log(), z) * process.dimension(z)
-    return prior.log_prob(z) + jacobian + change
+    return prior.log_prob(z) + jacobian + change + 0.5 * divergence
 
 
 Flow = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _runge_kutta(
-    flow: Flow, u: Tensor, low: float, high: float, steps: int, t_of_log_snr: Callable[[Tensor], Tensor]
+    flow: Flow,
+    u: Tensor,
+    low: float,
+    high: float,
+    steps: int,
+    t_of_log_snr: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Classical fourth-order Runge-Kutta from log sigma = low to high."""
     h = (high - low) / steps

@@ -146,7 +146,7 @@ class Objective(ABC):
 
 
 class SimpleLoss(Objective):
-    """Mean squared error of the noise, L_simple (Ho et al. 2020, eq. 14), averaged over dimensions.
+    """Mean squared error of the noise over all dimensions: L_simple (Ho et al. 2020, eq. 14).
 
     Args:
         target: The quantity that is compared: "eps", "x0", "v" or "score".
@@ -198,7 +198,9 @@ def previous(t: Tensor, steps: int) -> Tensor:
     """The node below t on the uniform grid of `steps` steps; 0 below the first."""
     t = as_time(t)
     below = ((t * steps).round() - 1).clamp(min=0) / steps
-    return torch.where((t * steps - (t * steps).round()).abs() < 1e-6, below, (t - 1 / steps).clamp(min=0))
+    return torch.where(
+        (t * steps - (t * steps).round()).abs() < 1e-6, below, (t - 1 / steps).clamp(min=0)
+    )
 
 
 class MinSNRLoss(Objective):
@@ -291,7 +293,7 @@ class ProductLoss(Objective):
     ) -> None:
         super().__init__(times)
         self.parts = dict(parts)
-        self.weights = {name: 1.0 for name in parts} | dict(weights or {})
+        self.weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
 
     def loss(
         self, process: Process, x: State, corrupted: Corrupted, prediction: Any, t: Tensor

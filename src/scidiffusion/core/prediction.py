@@ -35,7 +35,9 @@ class Parameterization(StrEnum):
 def match(coefficient: Tensor, like: Tensor) -> Tensor:
     """Shape a per-row (or scalar) float64 coefficient so that it multiplies `like`."""
     if coefficient.ndim:
-        coefficient = coefficient.reshape(coefficient.shape + (1,) * (like.ndim - coefficient.ndim))
+        coefficient = coefficient.reshape(
+            coefficient.shape + (1,) * (like.ndim - coefficient.ndim)
+        )
         return coefficient.to(device=like.device, dtype=like.dtype)
     return coefficient.to(dtype=like.dtype)
 
@@ -127,7 +129,7 @@ class Prediction:
         The conversions are affine with the same offset for equal z and t, so mixing eps, x0, v or
         the score gives one and the same prediction.
         """
-        value = torch.lerp_(self.value.clone(), other.target(self.parameterization), weight)
+        value = torch.lerp(self.value, other.target(self.parameterization), weight)
         return replace(self, value=value)
 
 
@@ -137,7 +139,8 @@ class CategoricalPrediction:
 
     Args:
         z: (B, ...) noisy classes, long.
-        log_p0: (B, ..., K) log-probabilities of the clean class; -inf where a class does not exist.
+        log_p0: (B, ..., K) log-probabilities of the clean class; -inf where a class does not
+        exist.
     """
 
     z: Tensor

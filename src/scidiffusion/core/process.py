@@ -130,8 +130,8 @@ class ProductProcess(Process):
     """Several spaces noised side by side at one common time; a state is a dict of states.
 
     The reverse kernel is the product of the parts' reverse kernels, each given the *joint*
-    prediction. That factorisation is exact in the limit of many steps only: with a categorical and a
-    Gaussian part, ten steps lose visible dependence between them even with a perfect denoiser.
+    prediction. That factorisation is exact in the limit of many steps only: with a categorical and
+    a Gaussian part, ten steps lose visible dependence between them even with a perfect denoiser.
 
     Args:
         parts: Name -> process. Discrete schedules must have the same number of nodes.
@@ -147,8 +147,8 @@ class ProductProcess(Process):
         nodes = {part.schedule.num_nodes for part in self.parts.values()}
         if len(nodes) > 1:
             raise ConfigError(
-                f"the parts of a product share their time, but have {nodes} nodes; give every part "
-                "a schedule with the same number of steps"
+                f"the parts of a product share their time, but have {nodes} nodes; give every "
+                "part a schedule with the same number of steps"
             )
         self.schedule = next(iter(self.parts.values())).schedule
         self.linear = all(part.linear for part in self.parts.values())
@@ -163,9 +163,7 @@ class ProductProcess(Process):
     def q_sample(self, x: State, t: Tensor, noise: Noise) -> Corrupted:
         """Corrupt every part at the same time; see `Process.q_sample`."""
         drawn = {n: p.q_sample(x[n], t, noise.child(n)) for n, p in self.parts.items()}
-        return Corrupted(
-            {n: d.z for n, d in drawn.items()}, {n: d.eps for n, d in drawn.items()}
-        )
+        return Corrupted({n: d.z for n, d in drawn.items()}, {n: d.eps for n, d in drawn.items()})
 
     def forward_step(self, z: State, s: Tensor, t: Tensor, noise: Noise) -> State:
         """See `Process.forward_step`."""

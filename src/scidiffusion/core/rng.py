@@ -5,11 +5,11 @@ Every random number of a sampling run is a pure function of
     (seed, stream, row block, step),
 
 so the same seed gives the same rows whatever the batch size, the number of workers or the step at
-which an interrupted run resumes. Rows are drawn in fixed blocks of `ROW_BLOCK` (one generator a row
-would cost more than the numbers); a batch takes the slices that it needs.
+which an interrupted run resumes. Rows are drawn in fixed blocks of `ROW_BLOCK` (one generator a
+row would cost more than the numbers); a batch takes the slices that it needs.
 
-Two sources share one interface, `Noise`: `KeyedNoise` for sampling, validation and likelihoods, and
-`GeneratorNoise`, a plain sequential generator, for training.
+Two sources share one interface, `Noise`: `KeyedNoise` for sampling, validation and likelihoods,
+and `GeneratorNoise`, a plain sequential generator, for training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROW_BLOCK = 256
-"""Rows whose noise is drawn by one generator. Part of what a seed means: changing it changes samples."""
+"""Rows whose noise one generator draws: part of what a seed means."""
 
 _WIDE = {torch.float64: np.float64}
 
@@ -43,11 +43,11 @@ class Noise(ABC):
 
     @abstractmethod
     def uniform(self, like: Tensor) -> Tensor:
-        """Draw U[0, 1) numbers with the shape and device of `like` (float32 where it is integer)."""
+        """Draw U[0, 1) numbers with the shape and device of `like` (float32 if integer)."""
 
     @abstractmethod
     def child(self, name: str) -> Noise:
-        """Return a source independent of this one, named `name` (one per part of a product, say)."""
+        """Return a source independent of this one, named `name`."""
 
     @abstractmethod
     def at(self, step: int) -> Noise:

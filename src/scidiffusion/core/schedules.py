@@ -137,8 +137,8 @@ class NoiseSchedule(ABC):
         steps, spacing = check_steps(steps), check_option(Spacing, spacing, "spacing")
         if spacing is Spacing.UNIFORM or steps == 1:
             return self._snap(torch.linspace(1, 0, steps + 1, dtype=F64))
-        # A schedule with zero terminal SNR has log_snr = -inf at t = 1; -20 is nothing left of 1e8.
-        first = self.log_snr(1.0).clamp(min=-20.0)
+        # A schedule with zero terminal SNR has log_snr = -inf at t = 1; -20 is nothing left of
+        # 1e8. first = self.log_snr(1.0).clamp(min=-20.0)
         last = self.log_snr(self.t_min)
         if spacing is Spacing.LOG_SNR:
             log_snr = torch.linspace(float(first), float(last), steps, dtype=F64)
@@ -227,7 +227,7 @@ class DiscreteSchedule(VPSchedule):
     def linear(
         cls, num_nodes: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02
     ) -> DiscreteSchedule:
-        """Linear betas (Ho et al. 2020, section 4), rescaled by 1000 / T so that T may be anything."""
+        """Linear betas (Ho et al. 2020, section 4), rescaled by 1000 / T for any T."""
         factor = 1000 / check_steps(num_nodes)
         return cls(
             torch.linspace(beta_1 * factor, beta_T * factor, num_nodes, dtype=F64).clamp(max=0.999)
@@ -286,10 +286,11 @@ class DiscreteSchedule(VPSchedule):
         """
         exact = as_time(t) * float(self.num_nodes or 1)
         index = exact.round()
-        if bool(((exact - index).abs() > 1e-6).any() or (index < 0).any() or (index > self.num_nodes).any()):
+        outside = (index < 0) | (index > (self.num_nodes or 1))
+        if bool((outside | ((exact - index).abs() > 1e-6)).any()):
             raise ConfigError(
-                f"t = {t} is not a node k / {self.num_nodes} of this discrete schedule; take times "
-                "from schedule.grid(steps)"
+                f"t = {t} is not a node k / {self.num_nodes} of this discrete schedule; take "
+                "times from schedule.grid(steps)"
             )
         return index.long()
 
@@ -304,7 +305,7 @@ class DiscreteSchedule(VPSchedule):
         """Return the node in 1..T whose log-SNR is nearest."""
         target = as_time(log_snr)
         log_snr_nodes = (self.nodes - torch.log(-torch.expm1(self.nodes)))[1:].to(target.device)
-        return ((log_snr_nodes - target[..., None]).abs().argmin(-1) + 1).to(F64) / self.num_nodes
+        return ((log_snr_nodes - target[..., None]).abs().argmin(-1) + 1).to(F64) / len(self.betas)
 
     def _snap(self, times: Tensor) -> Tensor:
         steps, last = len(times) - 1, int(self.num_nodes or 1)
@@ -411,7 +412,8 @@ class VESchedule(_Exploding):
 
 
 class EDMSchedule(_Exploding):
-    """sigma(t) = sigma_max t^rho: uniform steps in t are the Karras grid (Karras et al. 2022, eq. 5).
+    """sigma(t) = sigma_max t^rho: uniform steps in t are the Karras grid (Karras et al. 2022, eq.
+    5).
 
     Args:
         sigma_min: Smallest positive noise level that a grid visits.

@@ -1,6 +1,7 @@
 r"""Classifier guidance (Dhariwal & Nichol 2021, section 4).
 
-    score(z | y) = score(z) + scale grad_z log p(y | z_t),     eps = eps - scale std grad log p(y | z_t)
+    score(z | y) = score(z) + scale grad_z log p(y | z_t),     eps = eps - scale std grad log p(y |
+    z_t)
 
 The classifier must know noisy states: one trained on clean data gives gradients without meaning at
 high noise. With the exact p(y | z_t) and scale 1 the result is the exact conditional score.
@@ -38,7 +39,9 @@ class ClassifierGuidance:
         if not math.isfinite(scale):
             raise ConfigError(f"the guidance scale must be a finite number, got {scale}")
         if not isinstance(denoiser.process, GaussianProcess):
-            raise ConfigError(f"classifier guidance needs a Gaussian process, not {denoiser.process!r}")
+            raise ConfigError(
+                f"classifier guidance needs a Gaussian process, not {denoiser.process!r}"
+            )
         self.denoiser = denoiser
         self.process = denoiser.process
         self.log_prob = log_prob
@@ -54,7 +57,8 @@ class ClassifierGuidance:
             (gradient,) = torch.autograd.grad(self.log_prob(z, t, cond).sum(), z)
         if not bool(torch.isfinite(gradient).all()):
             raise ConfigError(
-                f"the classifier's gradient is not finite at t = {t}; is it trained on noisy states?"
+                f"the classifier's gradient is not finite at t = {t}; is it trained on "
+                "noisy states?"
             )
         eps = prediction.eps - self.scale * prediction.std * self.process.project(gradient)
         return prediction.with_value(eps, Parameterization.EPS)

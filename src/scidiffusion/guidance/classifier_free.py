@@ -3,8 +3,8 @@ r"""Classifier-free guidance (Ho & Salimans 2022).
     eps = eps_u + scale (eps_c - eps_u)
 
 scale = 0 is the unconditional model, 1 the conditional one, and more exaggerates the condition at
-the price of diversity. The same number is called s or gamma in lecture notes; the w of Ho & Salimans
-(eq. 6, eps = (1 + w) eps_c - w eps_u) is scale - 1.
+the price of diversity. The same number is called s or gamma in lecture notes; the w of Ho &
+Salimans (eq. 6, eps = (1 + w) eps_c - w eps_u) is scale - 1.
 """
 
 from __future__ import annotations

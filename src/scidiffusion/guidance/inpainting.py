@@ -7,10 +7,10 @@ known entries are replaced by a draw of q(z_s | x_known); since the unknown ones
 knowing it, the step is undone by one forward step and repeated `resamples` times so that the two
 harmonise. With one pass it is plain replacement, which is biased towards the unconditional law.
 
-`ReconstructionGuidance` (Ho et al. 2022b, eq. 7; Chung et al. 2023; Song et al. 2023) is a denoiser
-around a denoiser. It adds the gradient of log p(x_known | z_t), approximated by a Gaussian around
-the predicted x0 with variance r_t^2 = (std / scale)^2 V / ((std / scale)^2 + V) for data of variance
-V, which is exact for isotropic Gaussian data.
+`ReconstructionGuidance` (Ho et al. 2022b, eq. 7; Chung et al. 2023; Song et al. 2023) is a
+denoiser around a denoiser. It adds the gradient of log p(x_known | z_t), approximated by a
+Gaussian around the predicted x0 with variance r_t^2 = (std / scale)^2 V / ((std / scale)^2 + V)
+for data of variance V, which is exact for isotropic Gaussian data.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from scidiffusion.samplers.base import Carry, Sampler
 def _check(observed: Tensor, mask: Tensor) -> None:
     if mask.dtype != torch.bool or mask.shape != observed.shape:
         raise DataError(
-            f"the mask must be a bool tensor of the observed values' shape {tuple(observed.shape)}, "
-            f"true where known; got {mask.dtype} {tuple(mask.shape)}"
+            "the mask must be a bool tensor of the observed values' shape "
+            f"{tuple(observed.shape)}, true where known; got {mask.dtype} {tuple(mask.shape)}"
         )
     if observed.is_floating_point() and not bool(torch.isfinite(observed[mask]).all()):
         raise DataError("observed values must be finite where the mask is true")
@@ -160,5 +160,7 @@ class ReconstructionGuidance:
             var = noise_var * self.data_var / (noise_var + self.data_var)
             error = torch.where(self.mask, self.observed - prediction.x0, 0.0)
             (gradient,) = torch.autograd.grad((-0.5 * error**2 / var).sum(), z)
-        eps = prediction.eps.detach() - self.scale * prediction.std * self.process.project(gradient)
+        eps = prediction.eps.detach() - self.scale * prediction.std * self.process.project(
+            gradient
+        )
         return Prediction(z.detach(), prediction.marginal, eps, Parameterization.EPS)

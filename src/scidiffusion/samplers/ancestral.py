@@ -1,8 +1,8 @@
 r"""Ancestral sampling: draw z_s from the model's own reverse kernel p(z_s | z_t).
 
 Algorithm 18.2 of Prince 2023, algorithm 20.2 of Bishop & Bishop 2024, algorithm 2 of Ho et al.
-2020. The last step draws no noise: the Gaussian kernel at s = 0 has variance 0. It is the one method
-for every process: categorical, torus, SO(3) and products.
+2020. The last step draws no noise: the Gaussian kernel at s = 0 has variance 0. It is the one
+method for every process: categorical, torus, SO(3) and products.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Sampler(ABC):
     spacing: Spacing = Spacing.LOG_SNR
 
     def supports(self, process: Process) -> bool:
-        """Whether the method is defined for the process (by default: for linear Gaussian spaces)."""
+        """Whether the method is defined for the process; by default for linear Gaussian ones."""
         return process.linear and not isinstance(process, ProductProcess)
 
     def check(self, process: Process) -> None:
@@ -152,7 +153,7 @@ def sample(
     carry = sampler.init(process.prior(like, noise.child("prior")) if z is None else z)
     if callback is not None:
         callback(0, grid[0], carry.z)
-    for index, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True), start=1):
+    for index, (t, s) in enumerate(pairwise(grid), start=1):
         carry = sampler.step(process, denoiser, carry, t, s, noise.at(index), cond)
         if callback is not None:
             callback(index, s, carry.z)

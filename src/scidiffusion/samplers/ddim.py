@@ -2,13 +2,14 @@ r"""DDIM (Song, Meng & Ermon 2021, eq. 12): the same marginals with less noise, 
 
     z_s = scale_s x0 + sqrt(std_s^2 - eta^2 v) eps + eta sqrt(v) noise,   v = posterior variance
 
-eta = 0 is the deterministic method (Euler's rule for the probability-flow ODE in u = z / scale over
-sigma = std / scale), eta = 1 has the variance of the ancestral posterior.
+eta = 0 is the deterministic method (Euler's rule for the probability-flow ODE in u = z / scale
+over sigma = std / scale), eta = 1 has the variance of the ancestral posterior.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,7 +61,10 @@ class DDIM(SinglePrediction):
         posterior_var = process.schedule.transition(t, s).var * earlier.var / later.var
         var = self.eta**2 * posterior_var
         direction = (earlier.var - var).clamp(min=0).sqrt()
-        z = match(earlier.scale, carry.z) * prediction.x0 + match(direction, carry.z) * prediction.eps
+        z = (
+            match(earlier.scale, carry.z) * prediction.x0
+            + match(direction, carry.z) * prediction.eps
+        )
         if self.eta > 0 and s > 0:
             z = z + match(var.sqrt(), z) * process.draw(z, noise)
         return Carry(z)
@@ -94,7 +98,7 @@ def ddim_encode(
     """
     times = process.schedule.grid(steps, spacing).flip(0)
     z = x
-    for s, t in zip(times[:-1], times[1:], strict=True):
+    for s, t in pairwise(times):
         prediction = denoiser(z, s if s > 0 else t, cond)
         there = process.schedule.marginal(t)
         x0 = prediction.x0 if s > 0 else z

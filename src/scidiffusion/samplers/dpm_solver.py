@@ -80,7 +80,9 @@ class DPMSolverPP(SinglePrediction):
         if self.sde:
             z = match(ratio * torch.exp(-h), z) * z
             z = z - match(earlier.scale * torch.expm1(-2 * h), z) * data
-            z = z + match(earlier.std * torch.sqrt(-torch.expm1(-2 * h)), z) * process.draw(z, noise)
+            z = z + match(earlier.std * torch.sqrt(-torch.expm1(-2 * h)), z) * process.draw(
+                z, noise
+            )
         else:
             z = match(ratio, z) * z - match(earlier.scale * torch.expm1(-h), z) * data
         # A schedule without terminal signal starts at lambda = -inf, of no use to extrapolation.

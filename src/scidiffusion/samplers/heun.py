@@ -75,8 +75,8 @@ class Heun(Sampler):
         if self.churn and self.churn_sigma_min <= sigma <= self.churn_sigma_max:
             if schedule.num_nodes is not None:
                 raise ConfigError(
-                    "churn raises the noise level to one between nodes; use a continuous schedule, "
-                    "or churn=0"
+                    "churn raises the noise level to one between nodes; use a continuous "
+                    "schedule, or churn=0"
                 )
             # Nothing is noisier than t = 1.
             raised = torch.minimum(sigma * (1 + self.churn), schedule.marginal(1.0).sigma)

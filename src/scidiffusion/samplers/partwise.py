@@ -57,7 +57,7 @@ class PartwiseSampler(SinglePrediction):
 
     def init(self, z: State) -> Carry:
         """Return the carry of the first step, one history a part."""
-        return Carry(z, ({name: () for name in z},))
+        return Carry(z, (dict.fromkeys(z, ()),))
 
     def update(
         self,
@@ -72,7 +72,12 @@ class PartwiseSampler(SinglePrediction):
         (histories,) = carry.history
         done = {
             name: self.parts.get(name, Ancestral()).update(
-                part, prediction[name], Carry(carry.z[name], histories[name]), t, s, noise.child(name)
+                part,
+                prediction[name],
+                Carry(carry.z[name], histories[name]),
+                t,
+                s,
+                noise.child(name),
             )
             for name, part in process.parts.items()
         }

@@ -66,6 +66,7 @@ def validate_table(
                 f"column {name!r} has only missing values; drop it: df.drop(columns={name!r})"
             )
         schema = infer_column(series, kinds.get(name))
+        _check_finite(schema)
         distinct = int(series.nunique())
         if distinct == 1 and present == len(series):
             raise DataError(
@@ -105,23 +106,16 @@ def _check_frame(table: object) -> None:
         raise DataError(
             f"the table has {len(table)} row(s); at least {MIN_ROWS} are needed to learn from"
         )
-    for name in table.columns:
-        _check_finite(table[name])
 
 
-def _check_finite(series: pd.Series) -> None:
-    if series.dtype == object or series.dtype.kind == "f":
-        values = pd.to_numeric(series, errors="coerce") if series.dtype == object else series
-        if values.dtype.kind != "f":
-            return
-        largest = np.abs(values.to_numpy(np.float64, na_value=np.nan))
-        beyond = int((largest > LARGEST).sum())
-        # Text such as "inf" is a level like any other.
-        if beyond and pd.api.types.infer_dtype(series, skipna=True) != "string":
-            raise DataError(
-                f"column {series.name!r} holds infinite values in {beyond} row(s); replace them: "
-                f"df[{series.name!r}] = df[{series.name!r}].replace([np.inf, -np.inf], np.nan)"
-            )
+def _check_finite(schema: ColumnSchema) -> None:
+    values = schema.categories or (schema.minimum, schema.maximum)
+    if any(isinstance(value, float) and abs(value) > LARGEST for value in values):
+        column = f"df[{schema.name!r}]"
+        raise DataError(
+            f"column {schema.name!r} holds infinite values (or beyond {LARGEST:g}); make them "
+            f"missing, {column} = {column}.replace([np.inf, -np.inf], np.nan), or drop those rows"
+        )
 
 
 def _check_identifier(name: str, distinct: int, present: int) -> None:

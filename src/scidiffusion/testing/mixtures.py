@@ -56,8 +56,14 @@ class GaussianMixtureOracle:
             covariances = covariances[:, None].expand(count, d)
         if covariances.ndim == 2:
             covariances = torch.diag_embed(covariances)
-        if weights.shape != (count,) or covariances.shape != (count, d, d) or bool((weights <= 0).any()):
-            raise ConfigError("weights (K,) > 0, means (K, d) and covariances must agree in K and d")
+        if (
+            weights.shape != (count,)
+            or covariances.shape != (count, d, d)
+            or bool((weights <= 0).any())
+        ):
+            raise ConfigError(
+                "weights (K,) > 0, means (K, d) and covariances must agree in K and d"
+            )
         values, vectors = torch.linalg.eigh(covariances)
         if bool((values <= 0).any()):
             raise ConfigError("every covariance must be positive definite")
@@ -89,8 +95,10 @@ class GaussianMixtureOracle:
             setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def _components(self, z: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return scale, std, whitened residuals and their variances (B, K, d), log w_k q_k (B, K)."""
+    def _components(
+        self, z: Tensor, t: Tensor | float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return scale, std, rotated residuals and variances (B, K, d), log w_k q_k (B, K)."""
         marginal = self.process.schedule.marginal(as_time(t).to(z.device))
         scale, std = (c.reshape(-1, 1, 1) for c in (marginal.scale, marginal.std))
         centred = z.to(F64)[:, None] - scale * self.means
@@ -126,7 +134,9 @@ class GaussianMixtureOracle:
         gradient = torch.einsum("kij,bkj->bki", self._vectors, -rotated / variance)
         score = (share * gradient).sum(1)
         # x0 by its own formula: from the score it would be lost to rounding where std is small.
-        shrunk = torch.einsum("kij,bkj->bki", self._vectors, scale * self._values / variance * rotated)
+        shrunk = torch.einsum(
+            "kij,bkj->bki", self._vectors, scale * self._values / variance * rotated
+        )
         x0_each = self.means + shrunk
         x0 = (share * x0_each).sum(1)
         spread = self._values * std**2 / variance
@@ -156,7 +166,9 @@ class GaussianMixtureOracle:
             ConfigError: if d is not 1.
         """
         if self.dimension != 1:
-            raise ConfigError(f"quantiles need a one-dimensional mixture, this has d = {self.dimension}")
+            raise ConfigError(
+                f"quantiles need a one-dimensional mixture, this has d = {self.dimension}"
+            )
         mean, std = self.means[:, 0], self._values[:, 0].sqrt()
         reach = 40 * float(std.max()) + float(mean.abs().max())
         low, high = torch.full_like(probabilities, -reach), torch.full_like(probabilities, reach)
