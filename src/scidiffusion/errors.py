@@ -19,6 +19,7 @@ __all__ = [
     "SchemaError",
     "ScidiffusionError",
     "ScidiffusionWarning",
+    "TrainingError",
 ]
 
 
@@ -52,6 +53,10 @@ class ModelFileError(ScidiffusionError, OSError):
 
 class OutputError(ScidiffusionError, OSError):
     """An output path cannot be written."""
+
+
+class TrainingError(ScidiffusionError, RuntimeError):
+    """Training cannot go on, such as when the loss is no longer finite."""
 
 
 class MissingExtraError(ScidiffusionError, ImportError):

@@ -137,8 +137,8 @@ class NoiseSchedule(ABC):
         steps, spacing = check_steps(steps), check_option(Spacing, spacing, "spacing")
         if spacing is Spacing.UNIFORM or steps == 1:
             return self._snap(torch.linspace(1, 0, steps + 1, dtype=F64))
-        # A schedule with zero terminal SNR has log_snr = -inf at t = 1; -20 is nothing left of
-        # 1e8. first = self.log_snr(1.0).clamp(min=-20.0)
+        # With zero terminal SNR log_snr is -inf at t = 1; at -20 a share of 2e-9 is left.
+        first = self.log_snr(1.0).clamp(min=-20.0)
         last = self.log_snr(self.t_min)
         if spacing is Spacing.LOG_SNR:
             log_snr = torch.linspace(float(first), float(last), steps, dtype=F64)
@@ -412,8 +412,7 @@ class VESchedule(_Exploding):
 
 
 class EDMSchedule(_Exploding):
-    """sigma(t) = sigma_max t^rho: uniform steps in t are the Karras grid (Karras et al. 2022, eq.
-    5).
+    """sigma(t) = sigma_max t^rho: uniform steps in t are the grid of Karras et al. 2022, eq. 5.
 
     Args:
         sigma_min: Smallest positive noise level that a grid visits.

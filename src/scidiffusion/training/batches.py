@@ -16,8 +16,8 @@ from torch import Tensor
 
 from scidiffusion.core.denoiser import Condition
 from scidiffusion.core.process import State, batch_size, device_of, map_state
-from scidiffusion.core.rng import key_of
 from scidiffusion.errors import DataError
+from scidiffusion.training.seeding import key_of
 
 
 class Batch(NamedTuple):

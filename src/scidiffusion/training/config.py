@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Integral, Real
 from typing import Any
 
 from scidiffusion.core.schedules import check_option
@@ -128,14 +129,14 @@ class TrainConfig:
 
     def _integer(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ConfigError(f"{name} must be an integer >= {least}, got {value!r}")
 
     def _number(
         self, name: str, least: float, *, below: float = math.inf, open_below: bool = False
     ) -> None:
         value: Any = getattr(self, name)
-        good = isinstance(value, int | float) and not isinstance(value, bool)
+        good = isinstance(value, Real) and not isinstance(value, bool)
         if not (good and least <= value < below) or (open_below and value == least):
             bound = f"{'>' if open_below else '>='} {least:g}"
             bound += f" and < {below:g}" if below < math.inf else " and finite"
