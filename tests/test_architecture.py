@@ -20,7 +20,7 @@ import scidiffusion
 PACKAGE = "scidiffusion"
 SOURCE = Path(scidiffusion.__file__).parent
 
-LEAVES = {"errors", "_lazy", "_version"}
+LEAVES = {"errors", "_lazy", "_version", "_files"}
 DOMAINS = {"toy", "tabular"}
 
 _PARTS = {"samplers", "guidance", "nn"}
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
     "_lazy": {"errors"},
+    "_files": {"errors"},
     "core": LEAVES,
     "samplers": LEAVES | {"core"},
     "nn": LEAVES | {"core"},
@@ -54,6 +55,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
     "_lazy": set(),
+    "_files": set(),
     "__init__": set(),
     "core": {"torch", "numpy"},
     "samplers": {"torch", "numpy"},

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -55,15 +56,22 @@ class CategoricalProcess(Process):
                 "a categorical process needs a schedule with alpha_bar in [0, 1], not "
                 f"{schedule!r}"
             )
-        counts = [num_classes] if isinstance(num_classes, int) else list(num_classes)
-        if not counts or any(isinstance(k, bool) or int(k) != k or k < 1 for k in counts):
-            raise ConfigError(f"num_classes must be positive integers, got {num_classes!r}")
+        single = not isinstance(num_classes, Sequence)
+        counts = list(num_classes) if isinstance(num_classes, Sequence) else [num_classes]
+        if not counts or any(
+            isinstance(k, bool) or not isinstance(k, Integral) or k < 1 + single for k in counts
+        ):
+            raise ConfigError(
+                "num_classes must be an integer >= 2, or a sequence of integers >= 1, got "
+                f"{num_classes!r}"
+            )
         self.schedule: VPSchedule = schedule
-        self.num_classes = num_classes if isinstance(num_classes, int) else tuple(counts)
+        counts = [int(k) for k in counts]
+        self.num_classes = counts[0] if single else tuple(counts)
         self.max_classes = max(counts)
         # (D, K) or (K,): which of the padded classes exist.
         exists = torch.arange(self.max_classes) < torch.tensor(counts)[:, None]
-        self._exists = exists[0] if isinstance(num_classes, int) else exists
+        self._exists = exists[0] if single else exists
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.schedule!r}, num_classes={self.num_classes})"
@@ -234,6 +242,11 @@ class AbsorbingProcess(CategoricalProcess):
         log_t, log_s = self.schedule.log_alpha_bar(t), self.schedule.log_alpha_bar(s)
         stay = _shape(torch.expm1(log_s) / torch.expm1(log_t), hot)
         return Categorical(torch.cat([hot + masked * (1 - stay) * p0, masked * stay], -1))
+
+    def reconstruction(self, x: Tensor, prediction: CategoricalPrediction, t: Tensor) -> Tensor:
+        """log p(x | z_t), (B,) nats: a class that is not masked is known, whatever is predicted."""
+        known = prediction.z != self.mask
+        return sum_rows(-self.cross_entropy(x, prediction).masked_fill(known, 0.0))
 
     def prior_divergence(self, x: Tensor) -> Tensor:
         """KL(q(z_1 | x) || p(z_1)) = alpha_bar_1 log K a variable, (B,) nats."""

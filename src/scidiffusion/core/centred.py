@@ -51,7 +51,7 @@ class CentredGaussian(Gaussian):
         return remove_mean(value, self.mask)
 
     def _sum_constant(self, value: Tensor) -> Tensor:
-        per_row = value.expand_as(self.mean).flatten(1)[:, 0]
+        per_row = value.to(self.mean.device).expand_as(self.mean).flatten(1)[:, 0]
         return per_row * self.freedom
 
 

@@ -21,7 +21,7 @@ from scidiffusion.core.gaussian import GaussianProcess, ReverseVariance
 from scidiffusion.core.prediction import Parameterization, Prediction, match
 from scidiffusion.core.process import Process, State, batch_size, device_of, map_state
 from scidiffusion.core.schedules import as_time
-from scidiffusion.errors import ConfigError
+from scidiffusion.errors import ConditionError, ConfigError
 
 Condition: TypeAlias = Any
 """None | Tensor | dict[str, Tensor]; see the module."""
@@ -44,11 +44,19 @@ def drop_condition(cond: Condition, keep: Tensor | None = None) -> Condition:
     Args:
         cond: None, a tensor (B, ...) or a dict of such.
         keep: (B,) bool, rows whose condition stays; None drops all.
+
+    Raises:
+        ConditionError: if a condition's dtype has neither -1 nor NaN.
     """
     if cond is None:
         return None
 
     def drop(value: Tensor) -> Tensor:
+        if value.dtype in (torch.bool, torch.uint8):
+            raise ConditionError(
+                f"a condition of dtype {value.dtype} cannot carry the mark of an absent one (-1); "
+                "give integers as int64"
+            )
         absent = torch.full_like(value, torch.nan if value.is_floating_point() else -1)
         if keep is None:
             return absent

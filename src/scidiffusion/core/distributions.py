@@ -83,7 +83,8 @@ class Gaussian(Distribution):
         return sum_rows(value)
 
     def _sum_constant(self, value: Tensor) -> Tensor:
-        return sum_rows(value.expand_as(self.mean))
+        # A variance at a scalar time may sit on the CPU while the mean does not.
+        return sum_rows(value.to(self.mean.device).expand_as(self.mean))
 
 
 @dataclass(frozen=True)

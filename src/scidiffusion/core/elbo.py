@@ -21,6 +21,7 @@ from torch import Tensor
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.process import Process, State, batch_size, map_state
 from scidiffusion.core.rng import KeyedNoise, Noise
+from scidiffusion.core.schedules import check_steps
 from scidiffusion.errors import ConfigError, ScidiffusionWarning
 
 TERMINAL_TOLERANCE = 1e-3
@@ -82,14 +83,16 @@ def elbo(
         The terms. Each is an unbiased estimate; `prior` is exact.
 
     Raises:
-        ConfigError: if the grid does not fall from 1 to 0.
+        ConfigError: if the grid does not fall from 1 to 0, or `steps` or `draws` is below 1.
     """
     process = denoiser.process
     noise = KeyedNoise(0) if noise is None else noise
+    check_steps(draws)
     if grid is None:
-        grid = process.schedule.grid(steps or process.schedule.num_nodes or 1000, "uniform")
+        steps = process.schedule.num_nodes or 1000 if steps is None else steps
+        grid = process.schedule.grid(steps, "uniform")
     check_grid(grid)
-    check_terminal(process, x)
+    check_terminal(process, x, stacklevel=4)
     terms: list[list[Tensor]] = [[] for _ in range(len(grid) - 1)]
     for draw in range(draws):
         for index, (t, s) in enumerate(pairwise(grid)):
@@ -109,7 +112,7 @@ def check_grid(grid: Tensor) -> None:
         raise ConfigError("a grid of times must be strictly decreasing")
 
 
-def check_terminal(process: Process, x: State) -> float:
+def check_terminal(process: Process, x: State, *, stacklevel: int = 2) -> float:
     """Warn if the data is not forgotten at t = 1; return L_T in nats per variable."""
     variables = sum(_sizes(x))
     mismatch = float(process.prior_divergence(x).mean()) / max(variables, 1)
@@ -120,7 +123,7 @@ def check_terminal(process: Process, x: State) -> float:
             "started from the prior will be biased; use a schedule with more noise, or scale the "
             "data down",
             ScidiffusionWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     return mismatch
 

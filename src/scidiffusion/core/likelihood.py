@@ -13,6 +13,7 @@ result would be the density of data blurred by the smallest noise level.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -66,11 +67,17 @@ def ode_log_prob(
         (B,) nats.
 
     Raises:
-        ConfigError: if the process is not Gaussian or an option is out of range.
+        ConfigError: if the process is not Gaussian, its schedule has zero terminal SNR, or an
+            option is out of range.
     """
     process = denoiser.process
     if not isinstance(process, GaussianProcess):
         raise ConfigError(f"the ODE likelihood needs a Gaussian process, not {process!r}")
+    if process.schedule.terminal_snr == 0:
+        raise ConfigError(
+            "the ODE likelihood needs some signal at t = 1: with zero terminal SNR the flow z / scale "
+            "has no end; use elbo"
+        )
     check_steps(steps), check_steps(probes)
     trace = check_option(Trace, trace, "trace")
     size = x[0].numel()
@@ -150,13 +157,19 @@ def _runge_kutta(
 
 
 def _heun(flow: Flow, u: Tensor, times: Tensor, log_sigma: list[float]) -> tuple[Tensor, Tensor]:
-    """Heun's rule between given nodes, from the least noise to the most."""
+    """Heun's rule between given nodes, from the least noise to the most.
+
+    The state steps in sigma, where eps levels off at both ends and a schedule's last, enormous step
+    in log sigma does no harm; the log-density steps in log sigma, where its rate levels off.
+    """
     change = torch.zeros(len(u), dtype=u.dtype, device=u.device)
     v1, d1 = flow(u, times[0])
     for index in range(len(times) - 1):
         h = log_sigma[index + 1] - log_sigma[index]
-        v2, d2 = flow(u + h * v1, times[index + 1])
-        u = u + 0.5 * h * (v1 + v2)
+        # The velocity is sigma eps: (sigma_2 - sigma_1) eps = (sigma_2 / sigma_1 - 1) velocity_1.
+        forward, backward = math.expm1(h), -math.expm1(-h)
+        v2, d2 = flow(u + forward * v1, times[index + 1])
+        u = u + 0.5 * (forward * v1 + backward * v2)
         change = change + 0.5 * h * (d1 + d2)
         v1, d1 = flow(u, times[index + 1])
     return u, change

@@ -100,10 +100,15 @@ class ManifoldProcess(Process):
     def expected_square(self, var: Tensor) -> Tensor:
         """E ||score||^2 of one point under K(., .; var); shape of `var`."""
 
+    def _points(self, like: Tensor) -> Tensor:
+        """One number a point of a state: its shape is what coefficients are matched with."""
+        for _ in range(self.point_dims):
+            like = like[..., 0]
+        return like
+
     def at_points(self, coefficient: Tensor, like: Tensor) -> Tensor:
         """Shape a scalar or (B,) coefficient so that it multiplies one number a point."""
-        point = like[(..., *(0,) * self.point_dims)]
-        return match(coefficient, point).to(like.device)
+        return match(coefficient, self._points(like)).to(like.device)
 
     def at_tangents(self, coefficient: Tensor) -> Tensor:
         """Shape a coefficient of one number a point so that it multiplies tangent vectors."""
@@ -111,7 +116,7 @@ class ManifoldProcess(Process):
 
     def num_points(self, like: Tensor) -> int:
         """Number of points (angles, rotations) of a row."""
-        return like[0][(..., *(0,) * self.point_dims)].numel()
+        return self._points(like)[0].numel()
 
     def var(self, t: Tensor, like: Tensor) -> Tensor:
         """v_t = std_t^2, broadcastable to one number a point."""
@@ -165,7 +170,7 @@ class ManifoldProcess(Process):
         return self.heat_kernel(mean, self.var(t, x)).log_prob(x)
 
     def predict(self, output: Tensor, z: Tensor, t: Tensor) -> ScorePrediction:
-        """Read a raw network output, of the shape of a tangent vector, as std_t times the score."""
+        """Read a raw network output, shaped as a tangent vector, as std_t times the score."""
         std = self.at_points(self.schedule.marginal(t).std, z)
         return ScorePrediction(z, output / self.at_tangents(std))
 
@@ -174,7 +179,8 @@ def half_circle(std: Tensor, count: int = 256) -> tuple[Tensor, Tensor]:
     """Nodes and weights that integrate a function of std's width over an angle in [0, pi].
 
     The trapezoidal rule on [0, min(pi, 9 std)]. For an integrand that is even about 0 and either
-    even about pi as well or negligible beyond 9 std, it converges faster than any power of `count`.
+    even about pi as well or negligible beyond 9 std, it converges faster than any power of the
+    number of nodes.
 
     Args:
         std: (...) width in radians.

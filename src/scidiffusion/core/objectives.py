@@ -199,7 +199,7 @@ def previous(t: Tensor, steps: int) -> Tensor:
     t = as_time(t)
     below = ((t * steps).round() - 1).clamp(min=0) / steps
     return torch.where(
-        (t * steps - (t * steps).round()).abs() < 1e-6, below, (t - 1 / steps).clamp(min=0)
+        (t * steps - (t * steps).round()).abs() < 1e-3, below, (t - 1 / steps).clamp(min=0)
     )
 
 

@@ -127,10 +127,11 @@ class Prediction:
         """Return (1 - weight) self + weight other, the extrapolation that guidance uses.
 
         The conversions are affine with the same offset for equal z and t, so mixing eps, x0, v or
-        the score gives one and the same prediction.
+        the score gives one and the same prediction. Variances do not extrapolate: they are those
+        of `other`, the prediction that guidance leads to.
         """
-        value = torch.lerp(self.value, other.target(self.parameterization), weight)
-        return replace(self, value=value)
+        value = torch.lerp(self.target(other.parameterization), other.value, weight)
+        return replace(other, value=value)
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,11 @@ class CategoricalPrediction:
     def mix(self, other: CategoricalPrediction, weight: float | Tensor) -> CategoricalPrediction:
         """Return the normalised p_self^(1 - weight) p_other^weight (guidance in log space)."""
         absent = torch.isneginf(self.log_p0)
-        mixed = torch.lerp(
-            self.log_p0.masked_fill(absent, 0.0), other.log_p0.masked_fill(absent, 0.0), weight
-        )
+        # 0 * log 0 is 0 here: p^0 = 1 also for a class that `other` excludes.
+        ours, theirs = self.log_p0.masked_fill(absent, 0.0), other.log_p0.masked_fill(absent, 0.0)
+        excluded = torch.isneginf(theirs) & (torch.as_tensor(weight) != 0).to(theirs.device)
+        mixed = torch.lerp(ours, theirs.masked_fill(torch.isneginf(theirs), 0.0), weight)
+        absent = absent | excluded
         return replace(self, log_p0=torch.log_softmax(mixed.masked_fill(absent, -torch.inf), -1))
 
 

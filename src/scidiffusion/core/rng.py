@@ -117,7 +117,9 @@ class KeyedNoise(Noise):
 
     def uniform(self, like: Tensor) -> Tensor:
         """Draw U[0, 1) numbers for rows start, start + 1, ... of `like`."""
-        return self._draw("uniform", like, lambda g, n, dt: g.random(n, dtype=dt))
+        draw = self._draw("uniform", like, lambda g, n, dt: g.random(n, dtype=dt))
+        # Rounding to half precision may reach 1.
+        return draw.clamp_(max=1 - torch.finfo(draw.dtype).eps / 2)
 
     def child(self, name: str) -> KeyedNoise:
         """Return the independent stream `name` of the same rows and step."""
@@ -144,6 +146,7 @@ class KeyedNoise(Noise):
             generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
             blocks[index] = draw(generator, ROW_BLOCK * width, wide).reshape(ROW_BLOCK, width)
         offset = self.start - first * ROW_BLOCK
-        rows = torch.from_numpy(blocks.reshape(-1, width)[offset : offset + count])
+        flat = blocks.reshape(len(blocks) * ROW_BLOCK, width)
+        rows = torch.from_numpy(flat[offset : offset + count])
         dtype = like.dtype if like.is_floating_point() else torch.float32
         return rows.reshape(like.shape).to(device=like.device, dtype=dtype)

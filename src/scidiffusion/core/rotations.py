@@ -15,7 +15,7 @@ from scidiffusion.core.rng import Noise
 
 
 def hat(vector: Tensor) -> Tensor:
-    """Skew-symmetric matrix (..., 3, 3) with hat(v) w = v x w, of v (..., 3)."""
+    """Skew-symmetric matrix (..., 3, 3) of v (..., 3): times w it is the product v x w."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     rows = [zero, -z, y, z, zero, -x, -y, x, zero]
@@ -98,7 +98,6 @@ def geodesic_distance(first: Tensor, second: Tensor) -> Tensor:
 def uniform_rotation(like: Tensor, noise: Noise) -> Tensor:
     """Draw rotations (B, ..., 3, 3) from the Haar measure: a uniform unit quaternion each."""
     draws = noise.normal(like.new_empty(*like.shape[:-2], 4))
-    # Twice the imaginary part over the real one would divide by zero; the matrix needs no division.
     w, v = (draws / torch.linalg.vector_norm(draws, dim=-1, keepdim=True)).split([1, 3], -1)
     skew = hat(v)
     eye = torch.eye(3, dtype=like.dtype, device=like.device)

@@ -42,7 +42,7 @@ def wrap(angle: Tensor) -> Tensor:
 
 
 def _as_var(var: Tensor | float, like: Tensor) -> Tensor:
-    return torch.as_tensor(var, dtype=like.dtype, device=like.device)
+    return torch.as_tensor(var, dtype=torch.result_type(like, 1.0), device=like.device)
 
 
 def wrapped_normal_log_prob(angle: Tensor, var: Tensor | float) -> Tensor:
@@ -211,7 +211,7 @@ class TorusProcess(ManifoldProcess):
 
     def expected_square(self, var: Tensor) -> Tensor:
         """E score^2 of the wrapped normal, by quadrature; near 1 / var while var is small."""
-        angle, weight = half_circle(var.sqrt())
+        angle, weight = half_circle(var.sqrt(), 64)
         density = wrapped_normal_log_prob(angle, var[..., None]).exp()
         return 2 * (weight * density * wrapped_normal_score(angle, var[..., None]) ** 2).sum(-1)
 

@@ -36,7 +36,7 @@ class AnalyticVariance(nn.Module):
         cond: Condition of each row of `x`.
 
     Raises:
-        ConfigError: if the process is not Gaussian.
+        ConfigError: if the process is not Gaussian or its schedule has zero terminal SNR.
     """
 
     def __init__(
@@ -55,6 +55,11 @@ class AnalyticVariance(nn.Module):
         self.denoiser = denoiser
         self.process = process
         schedule = process.schedule
+        if schedule.terminal_snr == 0:
+            raise ConfigError(
+                "AnalyticVariance measures Var[x | z] in units of (std / scale)^2, which is "
+                "infinite with zero terminal SNR; use variance='beta' or 'posterior'"
+            )
         times = schedule.grid(min(levels, schedule.num_nodes or levels))[:-1].flip(0)
         source = (noise or KeyedNoise(0)).child("analytic variance")
         explained = []

@@ -18,9 +18,19 @@ from torch import Tensor
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.gaussian import GaussianProcess
 from scidiffusion.core.prediction import Parameterization, Prediction
+from scidiffusion.core.process import Process
 from scidiffusion.errors import ConfigError
 
 LogProb = Callable[[Tensor, Tensor, Condition], Tensor]
+
+
+def check_signal(process: Process, what: str) -> None:
+    """Raise ConfigError for zero terminal SNR: a shift of eps says nothing of x0 at t = 1."""
+    if process.schedule.terminal_snr == 0:
+        raise ConfigError(
+            f"{what} needs some signal at t = 1, where x0 is found from eps; use a schedule "
+            "without zero terminal SNR, or classifier-free guidance"
+        )
 
 
 class ClassifierGuidance:
@@ -32,7 +42,8 @@ class ClassifierGuidance:
         scale: Guidance scale.
 
     Raises:
-        ConfigError: if the process is not Gaussian, or the gradient is not finite.
+        ConfigError: if the process is not Gaussian or leaves no signal at t = 1, or if the scale
+            or the gradient is not finite.
     """
 
     def __init__(self, denoiser: Denoiser, log_prob: LogProb, scale: float = 1.0) -> None:
@@ -42,6 +53,7 @@ class ClassifierGuidance:
             raise ConfigError(
                 f"classifier guidance needs a Gaussian process, not {denoiser.process!r}"
             )
+        check_signal(denoiser.process, "classifier guidance")
         self.denoiser = denoiser
         self.process = denoiser.process
         self.log_prob = log_prob

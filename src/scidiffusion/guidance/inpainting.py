@@ -15,6 +15,7 @@ for data of variance V, which is exact for isotropic Gaussian data.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ from scidiffusion.core.process import Process, State, map_state
 from scidiffusion.core.rng import Noise
 from scidiffusion.core.schedules import Spacing, check_steps
 from scidiffusion.errors import ConfigError, DataError
+from scidiffusion.guidance.classifier import check_signal
 from scidiffusion.samplers.ancestral import Ancestral
 from scidiffusion.samplers.base import Carry, Sampler
 
@@ -64,6 +66,10 @@ class RePaint(Sampler):
 
     def __post_init__(self) -> None:
         check_steps(self.resamples)
+        if self.sampler.multistep:
+            raise ConfigError(
+                f"RePaint undoes steps, so it needs a sampler without memory, not {self.sampler!r}"
+            )
         map_state(_check, self.observed, self.mask)
 
     @property
@@ -124,7 +130,8 @@ class ReconstructionGuidance:
         scale: Strength; 1 is the Gaussian approximation itself.
 
     Raises:
-        ConfigError: if the process is not Gaussian or `data_var` is not positive.
+        ConfigError: if the process is not Gaussian or leaves no signal at t = 1, `data_var` is
+            not positive, or the scale not finite.
         DataError: if mask and observed do not fit.
     """
 
@@ -141,6 +148,7 @@ class ReconstructionGuidance:
             raise ConfigError(
                 f"reconstruction guidance needs a Gaussian process, not {denoiser.process!r}"
             )
+        check_signal(denoiser.process, "reconstruction guidance")
         _check(observed, mask)
         self.denoiser = denoiser
         self.process = denoiser.process
@@ -149,7 +157,9 @@ class ReconstructionGuidance:
         self.data_var = torch.as_tensor(data_var, dtype=observed.dtype, device=observed.device)
         if not bool((self.data_var > 0).all()):
             raise ConfigError(f"data_var must be positive, got {data_var}")
-        self.scale = scale
+        if not math.isfinite(scale):
+            raise ConfigError(f"the guidance scale must be a finite number, got {scale}")
+        self.scale = float(scale)
 
     def __call__(self, z: Tensor, t: Tensor, cond: Condition = None) -> Prediction:
         """Predict under guidance."""

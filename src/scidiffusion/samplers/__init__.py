@@ -7,10 +7,12 @@ from scidiffusion.samplers.dpm_solver import DPMSolverPP
 from scidiffusion.samplers.heun import Heun
 from scidiffusion.samplers.partwise import PartwiseSampler
 from scidiffusion.samplers.predictor_corrector import PredictorCorrector
+from scidiffusion.samplers.registry import SAMPLERS, make_sampler
 from scidiffusion.samplers.reverse_sde import EulerMaruyama
 
 __all__ = [
     "DDIM",
+    "SAMPLERS",
     "Ancestral",
     "Carry",
     "DPMSolverPP",
@@ -21,6 +23,7 @@ __all__ = [
     "Sampler",
     "SinglePrediction",
     "ddim_encode",
+    "make_sampler",
     "sample",
     "trajectory",
 ]

@@ -45,11 +45,13 @@ class Sampler(ABC):
         order: Order of convergence in the step size, towards the exact reverse process's law (its
             weak order where the method is stochastic).
         stochastic: Whether it draws noise on the way.
+        multistep: Whether a step uses what earlier steps found (the carry's history).
         spacing: The grid spacing it is at its best with.
     """
 
     order: float = 1
     stochastic: bool = False
+    multistep: bool = False
     spacing: Spacing = Spacing.LOG_SNR
 
     def supports(self, process: Process) -> bool:

@@ -55,6 +55,11 @@ class DPMSolverPP(SinglePrediction):
         """Whether noise is drawn."""
         return self.sde
 
+    @property
+    def multistep(self) -> bool:  # type: ignore[override]
+        """Whether the previous prediction is used: order 2."""
+        return self.solver_order == 2
+
     def update(
         self,
         process: GaussianProcess,

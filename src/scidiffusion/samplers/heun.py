@@ -15,6 +15,7 @@ from torch import Tensor
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.gaussian import GaussianProcess
 from scidiffusion.core.prediction import match
+from scidiffusion.core.process import Process
 from scidiffusion.core.rng import Noise
 from scidiffusion.core.schedules import Spacing
 from scidiffusion.errors import ConfigError
@@ -26,8 +27,8 @@ class Heun(Sampler):
     """Heun's method: two evaluations a step, one in the last; see the module.
 
     Args:
-        churn: Relative rise of the noise level before each step (gamma of the paper); 0 is the
-            deterministic method. Needs a continuous schedule.
+        churn: Relative rise of the noise level before each step but the last (gamma of the
+            paper); 0 is the deterministic method. Needs a continuous schedule.
         churn_sigma_min: Churn only at noise levels above this.
         churn_sigma_max: Churn only at noise levels below this.
         churn_noise: Standard deviation of the added noise (S_noise).
@@ -56,6 +57,20 @@ class Heun(Sampler):
         """Whether noise is drawn."""
         return self.churn > 0
 
+    def check(self, process: Process) -> None:
+        """Raise ConfigError also for a schedule without terminal signal, or churn on nodes."""
+        super().check(process)
+        if process.schedule.terminal_snr == 0:
+            raise ConfigError(
+                "Heun's method needs some signal at t = 1 (sigma must be finite); use DDIM, "
+                "DPMSolverPP or Ancestral with a schedule of zero terminal SNR"
+            )
+        if self.churn and process.schedule.num_nodes is not None:
+            raise ConfigError(
+                "churn raises the noise level to one between nodes; use a continuous schedule, "
+                "or churn=0"
+            )
+
     def step(
         self,
         process: GaussianProcess,
@@ -69,15 +84,10 @@ class Heun(Sampler):
         """See the module, and `Sampler.step`."""
         schedule, z = process.schedule, carry.z
         later, earlier = schedule.marginal(t), schedule.marginal(s)
-        if not bool(later.scale > 0):
-            raise ConfigError("Heun's method needs some signal at t = 1 (sigma must be finite)")
         u, sigma = z / match(later.scale, z), later.sigma
-        if self.churn and self.churn_sigma_min <= sigma <= self.churn_sigma_max:
-            if schedule.num_nodes is not None:
-                raise ConfigError(
-                    "churn raises the noise level to one between nodes; use a continuous "
-                    "schedule, or churn=0"
-                )
+        # The last step draws no noise, like that of every sampler.
+        churned = self.churn > 0 and bool(s > 0)
+        if churned and self.churn_sigma_min <= sigma <= self.churn_sigma_max:
             # Nothing is noisier than t = 1.
             raised = torch.minimum(sigma * (1 + self.churn), schedule.marginal(1.0).sigma)
             added = (raised**2 - sigma**2).clamp(min=0).sqrt() * self.churn_noise

@@ -35,6 +35,11 @@ class PartwiseSampler(SinglePrediction):
     stochastic = True
 
     @property
+    def multistep(self) -> bool:  # type: ignore[override]
+        """Whether any of the rules is."""
+        return any(rule.multistep for rule in self.parts.values())
+
+    @property
     def spacing(self) -> Spacing:  # type: ignore[override]
         """Spacing of the common grid."""
         return self.grid_spacing
@@ -53,11 +58,20 @@ class PartwiseSampler(SinglePrediction):
         for name, rule in self.parts.items():
             if name not in process.parts:
                 raise ConfigError(f"no part {name!r} in {sorted(process.parts)}")
+            if not isinstance(rule, SinglePrediction):
+                raise ConfigError(
+                    f"{type(rule).__name__} evaluates the denoiser on its own and cannot step the "
+                    f"part {name!r} alone; use a rule of one evaluation a step, such as DDIM"
+                )
             rule.check(process.parts[name])
 
     def init(self, z: State) -> Carry:
         """Return the carry of the first step, one history a part."""
-        return Carry(z, (dict.fromkeys(z, ()),))
+        histories = {name: self._rule(name).init(part).history for name, part in z.items()}
+        return Carry(z, (histories,))
+
+    def _rule(self, name: str) -> SinglePrediction:
+        return self.parts.get(name, Ancestral())
 
     def update(
         self,
@@ -71,7 +85,7 @@ class PartwiseSampler(SinglePrediction):
         """Step every part by its own rule; see `SinglePrediction.update`."""
         (histories,) = carry.history
         done = {
-            name: self.parts.get(name, Ancestral()).update(
+            name: self._rule(name).update(
                 part,
                 prediction[name],
                 Carry(carry.z[name], histories[name]),

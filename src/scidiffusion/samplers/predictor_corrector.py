@@ -19,6 +19,7 @@ from torch import Tensor
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.gaussian import GaussianProcess
 from scidiffusion.core.prediction import match
+from scidiffusion.core.process import Process
 from scidiffusion.core.rng import Noise
 from scidiffusion.core.schedules import Spacing
 from scidiffusion.errors import ConfigError
@@ -31,12 +32,12 @@ class PredictorCorrector(Sampler):
     """Predictor-corrector; see the module.
 
     Args:
-        predictor: Any sampler without memory.
+        predictor: Any one-step sampler.
         corrector_steps: Langevin steps after each predictor step but the last.
         snr: Signal-to-noise ratio r of a Langevin step.
 
     Raises:
-        ConfigError: if an option is out of range.
+        ConfigError: if an option is out of range or the predictor is a multistep method.
     """
 
     predictor: Sampler = field(default_factory=EulerMaruyama)
@@ -51,6 +52,16 @@ class PredictorCorrector(Sampler):
             raise ConfigError(
                 f"need corrector_steps >= 1 and snr > 0, got {self.corrector_steps}, {self.snr}"
             )
+        if self.predictor.multistep:
+            raise ConfigError(
+                f"{self.predictor!r} remembers its last step, which the corrector makes untrue; "
+                "use a one-step predictor"
+            )
+
+    def check(self, process: Process) -> None:
+        """Raise ConfigError also where the predictor would."""
+        super().check(process)
+        self.predictor.check(process)
 
     def step(
         self,

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from scidiffusion.core.gaussian import GaussianProcess
 from scidiffusion.core.prediction import Prediction, match
+from scidiffusion.core.process import Process
 from scidiffusion.core.rng import Noise
 from scidiffusion.core.schedules import Spacing
+from scidiffusion.errors import ConfigError
 from scidiffusion.samplers.base import Carry, SinglePrediction
 
 
@@ -28,6 +30,15 @@ class EulerMaruyama(SinglePrediction):
     order = 1
     stochastic = True
     spacing = Spacing.UNIFORM
+
+    def check(self, process: Process) -> None:
+        """Raise ConfigError also for a schedule whose drift is infinite at t = 1."""
+        super().check(process)
+        if process.schedule.terminal_snr == 0:
+            raise ConfigError(
+                "the reverse SDE has an infinite drift where no signal is left at t = 1; use "
+                "DDIM, DPMSolverPP or Ancestral with a schedule of zero terminal SNR"
+            )
 
     def update(
         self,

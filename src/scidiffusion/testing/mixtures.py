@@ -143,9 +143,10 @@ class GaussianMixtureOracle:
         within = torch.einsum("kij,bkj->bki", self._vectors**2, spread.expand_as(rotated))
         x0_var = (share * (within + (x0_each - x0[:, None]) ** 2)).sum(1)
         marginal = self.process.schedule.marginal(as_time(t).to(z.device))
-        eps = -std[:, 0] * score
+        # v keeps both eps and x0 exact at every noise level, scale = 0 and std = 0 included.
+        v = -scale[:, 0] * std[:, 0] * score - std[:, 0] * x0
         return Prediction(
-            z, marginal, eps.to(z.dtype), Parameterization.EPS, x0_var=x0_var.to(z.dtype)
+            z, marginal, v.to(z.dtype), Parameterization.V, x0_var=x0_var.to(z.dtype)
         )
 
     def sample(self, n: int, noise: Noise | None = None) -> tuple[Tensor, Tensor]:

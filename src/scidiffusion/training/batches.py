@@ -1,9 +1,9 @@
 """Batches of data that is in memory, cut from one endless shuffled stream.
 
-Write the rows down in an order drawn for epoch 0, then in another for epoch 1, and so on; batch k is
-positions kB .. (k + 1)B of that stream. Every row is seen equally often, every batch has the same
-shape, and batch k is a function of (seed, k) alone: a run that resumes at step k sees what it would
-have seen.
+Write the rows down in an order drawn for epoch 0, then in another for epoch 1, and so on; batch k
+is positions kB .. (k + 1)B of that stream. Every row is seen equally often, every batch has the
+same shape, and batch k is a function of (seed, k) alone: a run that resumes at step k sees what
+it would have seen.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def check_rows(data: State, cond: Condition = None) -> int:
             bad = ~torch.isfinite(part).reshape(rows, -1).all(1)
             row = int(bad.nonzero()[0, 0])
             raise DataError(
-                f"{name} holds NaN or infinity, first in row {row} ({int(bad.sum())} rows in all); "
+                f"{name} holds NaN or infinity in {int(bad.sum())} rows, first in row {row}; "
                 "fill or drop these values before training"
             )
     return rows
@@ -173,4 +173,6 @@ def _tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(state, Tensor):
         yield name, state
     else:
-        raise DataError(f"{name} must be a tensor or a dict of tensors, got {type(state).__name__}")
+        raise DataError(
+            f"{name} must be a tensor or a dict of tensors, got {type(state).__name__}"
+        )

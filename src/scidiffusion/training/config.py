@@ -47,7 +47,7 @@ class TrainConfig:
         max_steps: Optimizer steps at most.
         batch_size: Rows of a step; capped at the number of rows there are.
         lr: Peak learning rate of AdamW.
-        weight_decay: Decoupled weight decay of matrices (biases, gains and other vectors have none).
+        weight_decay: Decoupled weight decay of matrices; biases, gains and other vectors have 0.
         betas: AdamW's decay rates of the first and second moment, in [0, 1).
         warmup_steps: Steps over which the learning rate rises linearly from 0.
         decay: How the learning rate falls at the end: "cosine", "linear" or "none".

@@ -1,0 +1,37 @@
+"""The command `scidiffusion`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scidiffusion._version import __version__
+from scidiffusion.cli.tabular import tabular
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Diffusion models for scientific data: tables, series, molecules.",
+)
+app.add_typer(tabular, name="tabular", help="Synthetic copies of mixed-type tables.")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"scidiffusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Diffusion models for scientific data: tables, series, molecules."""
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,118 @@
+"""The commands `scidiffusion tabular ...`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scidiffusion.cli.common import check_table_path, friendly_errors, read_table, write_table
+
+tabular = typer.Typer(no_args_is_help=True)
+
+TrainFile = Annotated[
+    Path, typer.Argument(metavar="TRAIN.csv", help="Table to learn (or Parquet).")
+]
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.")]
+Seed = Annotated[int | None, typer.Option(help="Seed; the same seed gives the same result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@tabular.command()
+@friendly_errors
+def fit(
+    train: TrainFile,
+    model: ModelFolder,
+    target: Annotated[
+        str | None, typer.Option(help="Categorical column to condition on, such as a class.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Training time: seconds, or 90s, 2min, 1h30m.")
+    ] = None,
+    categorical: Annotated[
+        list[str] | None, typer.Option(help="Column to treat as categories; repeatable.")
+    ] = None,
+    numerical: Annotated[
+        list[str] | None, typer.Option(help="Column to treat as numbers; repeatable.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted fit stopped.")
+    ] = False,
+    max_steps: Annotated[int | None, typer.Option(help="Training steps at most.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Learn a table and write the model.
+
+    An interrupted fit leaves a checkpoint in the folder MODEL.checkpoint; the same command with
+    --resume goes on from there.
+    """
+    from scidiffusion.persistence import check_writable
+    from scidiffusion.tabular import TabularDiffusion
+
+    check_writable(model)
+    kinds = dict.fromkeys(categorical or [], "categorical")
+    kinds |= dict.fromkeys(numerical or [], "numerical")
+    options = {} if max_steps is None else {"max_steps": max_steps}
+    estimator = TabularDiffusion(
+        target=target,
+        columns=kinds or None,
+        budget=budget,
+        # A resumed run must have the seed of the run it resumes: without --seed it is 0.
+        random_state=0 if seed is None else seed,
+        device=device,
+        progress=not quiet,
+        **options,  # type: ignore[arg-type]
+    )
+    table = read_table(train)
+    checkpoint = model.with_name(model.name + ".checkpoint")
+    try:
+        estimator.fit(table, checkpoint_dir=checkpoint, resume=resume)
+    except KeyboardInterrupt:
+        typer.secho(
+            f"Stopped. The same command with --resume goes on from {checkpoint}.", err=True
+        )
+        raise
+    estimator.save(model)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    result = estimator.training_
+    typer.echo(
+        f"Learned {len(table):,} rows x {table.shape[1]} columns of {train} in "
+        f"{result.seconds:.0f} s ({result.steps:,} steps, stopped by {result.stopped_by}); "
+        f"the model is in {model}."
+    )
+
+
+@tabular.command()
+@friendly_errors
+def sample(
+    model: ModelFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="Table to write (or Parquet).")],
+    n: Annotated[
+        int | None, typer.Option("-n", help="Number of rows; default that of the training table.")
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="column=value that every row shall have; repeatable."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of sampling steps.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Draw new rows from a model and write them."""
+    from scidiffusion.tabular import TabularDiffusion
+    from scidiffusion.tabular.validation import parse_conditions, validate_count
+
+    check_table_path(out)
+    if n is not None:
+        validate_count(n)
+    estimator = TabularDiffusion.load(model, device=device).set_params(progress=not quiet)
+    conditions = parse_conditions(estimator.schema_, condition or [])
+    rows = estimator.sample(n, conditions=conditions, steps=steps, random_state=seed)
+    write_table(rows, out)
+    typer.echo(f"Wrote {len(rows):,} rows x {rows.shape[1]} columns to {out}.")

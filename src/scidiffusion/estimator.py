@@ -1,0 +1,232 @@
+"""What every domain's estimator shares: `fit`, `sample`, `score_samples`, `save`, `load`.
+
+An estimator follows scikit-learn: options are constructor arguments that `get_params` and `clone`
+know, `fit` returns self, what is learned ends in an underscore. A domain adds its codec, its
+network and its conditions.
+
+Sampling runs over fixed blocks of rows. A network's float32 rounding may depend on how many rows
+are multiplied at once, so on a CPU every block has the same shape (the last one is computed whole
+and
+cut): together with noise keyed by (seed, row, step) the same seed gives bit-equal rows whatever
+`batch_size` is. On a GPU several blocks go at once, and rows agree to float32.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
+
+from scidiffusion.core.process import State, map_state
+from scidiffusion.errors import ConfigError, InputError
+from scidiffusion.persistence import SavedModel, load_model, save_model
+
+SEED_BITS = 63
+
+
+class GenerativeEstimator(BaseEstimator, ABC):
+    """Base class of the domains' estimators; see the module.
+
+    Attributes:
+        compute_block: Rows that the network sees at once on a CPU; part of what a seed means.
+    """
+
+    compute_block: ClassVar[int] = 1024
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn the distribution of the rows of X."""
+
+    @abstractmethod
+    def sample(self, n: int, **options: Any) -> Any:
+        """Draw n new rows."""
+
+    @abstractmethod
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
+        """Return (config, tensors, extra JSON files) of the fitted estimator."""
+
+    @abstractmethod
+    def _restore(self, saved: SavedModel) -> None:
+        """Set the fitted attributes from what `_state` returned."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted estimator to a folder of safetensors and JSON.
+
+        A model that is already there is replaced whole or, if anything fails, left as it was.
+
+        Args:
+            path: Folder; created if need be.
+
+        Returns:
+            The folder.
+
+        Raises:
+            NotFittedError: before `fit`.
+            OutputError: if the folder cannot be written, or holds something else.
+        """
+        self._check_fitted()
+        config, tensors, extra = self._state()
+        config = {"params": _json_params(self.get_params(deep=False)), **config}
+        save_model(
+            path, estimator=type(self).__name__, config=config, tensors=tensors, extra=extra
+        )
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str = "auto") -> Self:
+        """Read an estimator that `save` wrote.
+
+        Args:
+            path: Folder.
+            device: Where it will run: "auto", "cpu" or "cuda".
+
+        Raises:
+            ModelFileError: if the folder is missing, incomplete, altered, of a newer format or of
+                another estimator.
+        """
+        saved = load_model(path, estimator=cls.__name__)
+        params = dict(saved.config["params"])
+        if "device" in params:
+            params["device"] = device
+        estimator = cls(**params)
+        estimator._restore(saved)
+        return estimator
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "seed_"):
+            raise NotFittedError(
+                f"this {type(self).__name__} is not fitted yet; call fit first, or load a model"
+            )
+
+    def _next_seed(self, random_state: int | None) -> int:
+        """Seed of a call: the given one, or the next of the estimator's own stream."""
+        if random_state is not None:
+            return check_seed(random_state)
+        with _STREAM_LOCK:
+            call = getattr(self, "_calls", 0)
+            self._calls = call + 1
+        # A stream of its own a call: rows of two calls never repeat, and a script repeats itself.
+        return int(np.random.SeedSequence([self.seed_, call]).generate_state(1, np.uint64)[0] >> 1)
+
+    def _blocks(
+        self,
+        draw: Callable[[int, int], State],
+        n: int,
+        *,
+        device: torch.device,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> State:
+        """Concatenate draw(start, rows) over the rows 0..n - 1 in whole blocks, cut to n.
+
+        Args:
+            draw: Returns the state of rows start .. start + rows - 1.
+            n: Number of rows.
+            device: Where `draw` computes.
+            batch_size: Rows at once on a GPU, rounded up to whole blocks; a CPU does one block.
+            progress: Called with the number of rows done after every block.
+        """
+        rows = self.compute_block
+        if device.type != "cpu":
+            rows *= max(1, -(-(batch_size or 64 * rows) // rows))
+        parts = []
+        for start in range(0, max(n, 1), rows):
+            parts.append(draw(start, rows))
+            if progress is not None:
+                progress(min(start + rows, n))
+        return map_state(lambda *tensors: torch.cat(tensors)[:n], *parts)
+
+
+_STREAM_LOCK = threading.Lock()
+
+
+def check_seed(random_state: Any) -> int:
+    """Return a seed as a non-negative integer; None gives a fresh one.
+
+    Raises:
+        ConfigError: if it is neither an integer in [0, 2^63) nor None.
+    """
+    if random_state is None:
+        return secrets.randbits(SEED_BITS)
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**SEED_BITS))
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
+        raise ConfigError(f"random_state must be an integer or None, got {random_state!r}")
+    if not 0 <= random_state < 2**SEED_BITS:
+        raise ConfigError(f"random_state must lie in [0, 2^{SEED_BITS}), got {random_state}")
+    return int(random_state)
+
+
+def check_count(n: Any, name: str = "n") -> int:
+    """Return a number of rows as an int.
+
+    Raises:
+        InputError: if it is not an integer >= 0.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise InputError(f"{name} must be an integer >= 0, got {n!r}")
+    return int(n)
+
+
+def check_batch_size(batch_size: Any) -> int | None:
+    """Return a batch size as an int, or None.
+
+    Raises:
+        ConfigError: if it is neither None nor an integer >= 1.
+    """
+    if batch_size is None:
+        return None
+    if (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, int | np.integer)
+        or batch_size < 1
+    ):
+        raise ConfigError(f"batch_size must be an integer >= 1 or None, got {batch_size!r}")
+    return int(batch_size)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device of an option "auto", "cpu" or "cuda[:index]".
+
+    Raises:
+        ConfigError: if it is unknown, or names a GPU where there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}") from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device='cuda' was asked for, but torch sees no GPU; use 'auto' or 'cpu'"
+        )
+    return resolved
+
+
+def _json_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments as JSON: numpy scalars become numbers, random generators None."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, np.random.RandomState | np.random.Generator):
+            return None
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    return {name: plain(value) for name, value in params.items()}
