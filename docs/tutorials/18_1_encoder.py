@@ -74,7 +74,9 @@ axes[0].plot(chain[:, :5, 0], np.arange(T + 1), lw=0.9)
 axes[0].set(xlabel="value", ylabel="$t$", xlim=(-3, 3), ylim=(T, 0), title="five paths")
 for k, shade in zip((0, 5, 20, 40, 80), np.linspace(0.9, 0.25, 5), strict=True):
     counts, edges = np.histogram(chain[k, :, 0], bins=90, range=(-3, 3), density=True)
-    axes[1].plot(0.5 * (edges[1:] + edges[:-1]), counts, color=str(1 - shade), label=f"$z_{{{k}}}$")
+    axes[1].plot(
+        0.5 * (edges[1:] + edges[:-1]), counts, color=str(1 - shade), label=f"$z_{{{k}}}$"
+    )
 axes[1].set(xlabel="value", xlim=(-3, 3), title="histograms on the way")
 axes[1].legend(frameon=False)
 fig.tight_layout()

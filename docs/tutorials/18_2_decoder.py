@@ -11,7 +11,6 @@
 
 # %%
 import warnings
-from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +25,7 @@ T, BETA = 100, 0.01511
 
 process = GaussianProcess(DiscreteSchedule([BETA] * T), variance="beta")
 oracle = GaussianMixtureOracle.prince(process)
-x_train, _ = oracle.sample(100_000, KeyedNoise(seed=1))
+x_train, _ = oracle.sample(50_000, KeyedNoise(seed=1))
 
 # %% [markdown]
 # ## What the table should hold
@@ -45,7 +44,7 @@ x_train, _ = oracle.sample(100_000, KeyedNoise(seed=1))
 # predicts the clean data (or the noise, which is the same thing said differently), and the process
 # alone knows how to make $f_t$ of it: `process.reverse(prediction, t, s).mean`.
 #
-# The table: sort the $z_t$, cut them into 400 bins of 250 draws each, and average $z_t$ and $x$ in
+# The table: sort the $z_t$, cut them into 200 bins of 250 draws each, and average $z_t$ and $x$ in
 # each; look up by linear interpolation. Bins of equal counts are never empty.
 
 
@@ -53,16 +52,16 @@ x_train, _ = oracle.sample(100_000, KeyedNoise(seed=1))
 class TableDenoiser:
     """E[x | z_t] of one-dimensional data, from averages over bins, one table a node."""
 
-    def __init__(self, process: GaussianProcess, x: torch.Tensor, bins: int = 400) -> None:
+    def __init__(self, process: GaussianProcess, x: torch.Tensor, bins: int = 200) -> None:
         self.process = process
         self.tables: list[tuple[np.ndarray, np.ndarray]] = []
         nodes = process.schedule.num_nodes
         for k in range(1, nodes + 1):
             t = torch.tensor(k / nodes, dtype=F64)
-            z = process.q_sample(x, t, KeyedNoise(seed=2).at(k)).z[:, 0]
-            order = z.argsort()
-            table = (v[order].reshape(bins, -1).mean(1).numpy() for v in (z, x[:, 0]))
-            self.tables.append(tuple(table))
+            z = process.q_sample(x, t, KeyedNoise(seed=2).at(k)).z
+            order = np.argsort(z[:, 0].numpy())
+            columns = (v.numpy()[order, 0].reshape(bins, -1).mean(1) for v in (z, x))
+            self.tables.append(tuple(columns))
 
     def __call__(self, z: torch.Tensor, t: torch.Tensor, cond: object = None) -> Prediction:
         table = self.tables[int(self.process.schedule.node(t)) - 1]
@@ -142,6 +141,13 @@ print("sd of the narrow component (0.075):", {k: round(v, 3) for k, v in narrow.
 # schedule that forgets the data, helps; better tables would not.
 
 # %%
+truth = oracle.quantiles((torch.arange(n, dtype=F64) + 0.5) / n)
+
+
+def w1(x: torch.Tensor) -> float:
+    return float((x[:, 0].sort().values - truth).abs().mean())
+
+
 forgetful = GaussianProcess(DiscreteSchedule.linear(T), variance="beta")
 tables = {"notebook schedule": table, "linear schedule": TableDenoiser(forgetful, x_train)}
 distance: dict[str, float] = {}
@@ -149,18 +155,18 @@ for name, denoiser in tables.items():
     exact = GaussianMixtureOracle.prince(denoiser.process)
     for who, d in (("table", denoiser), ("exact", exact)):
         runs = [
-            oracle.wasserstein_1(
-                sample(d.process, d, like, sampler=Ancestral(), noise=KeyedNoise(seed))
-            )
-            for seed in (10, 11, 12)
+            w1(sample(d.process, d, like, sampler=Ancestral(), noise=KeyedNoise(seed)))
+            for seed in (10, 11)
         ]
         distance[f"{name}, {who}"] = float(np.mean(runs))
-z_T = process.q_sample(oracle.sample(n, KeyedNoise(7))[0], torch.ones((), dtype=F64), KeyedNoise(8)).z
-distance["notebook schedule, table, true z_T"] = oracle.wasserstein_1(
+z_T = process.q_sample(
+    oracle.sample(n, KeyedNoise(7))[0], torch.ones((), dtype=F64), KeyedNoise(8)
+).z
+distance["notebook schedule, table, true z_T"] = w1(
     sample(process, table, like, sampler=Ancestral(), z=z_T)
 )
 distance["fresh draws of the data"] = float(
-    np.mean([oracle.wasserstein_1(oracle.sample(n, KeyedNoise(s))[0]) for s in range(20, 30)])
+    np.mean([w1(oracle.sample(n, KeyedNoise(s))[0]) for s in range(20, 26)])
 )
 for name, value in distance.items():
     print(f"W1 {value:.4f}  {name}")
@@ -173,12 +179,12 @@ for name, value in distance.items():
 # where it is not small.
 
 # %%
-x_test, _ = oracle.sample(2000, KeyedNoise(9))
+x_test, _ = oracle.sample(1000, KeyedNoise(9))
 bounds = {}
 for name, denoiser in tables.items():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        bounds[name] = elbo(denoiser, x_test, draws=2)
+        bounds[name] = elbo(denoiser, x_test)
     print(f"{name}: {bounds[name]}")
     for warning in caught:
         print("   warned:", str(warning.message).split(". ")[0])
@@ -197,7 +203,8 @@ assert scatter_draw > 10 * scatter_mean
 assert narrow["ours"] < 0.095 < 0.13 < narrow["noise at the last step"]
 assert distance["linear schedule, table"] < 0.035
 assert abs(distance["linear schedule, table"] - distance["linear schedule, exact"]) < 0.015
-assert distance["notebook schedule, table"] > distance["linear schedule, table"]
+assert distance["notebook schedule, table"] > 1.4 * distance["linear schedule, table"]
+assert distance["notebook schedule, exact"] > 1.4 * distance["linear schedule, exact"]
 for name, bound in bounds.items():
     assert float(bound.total.mean()) < log_p, name
 assert abs(float(bounds["notebook schedule"].prior.mean()) - 0.143) < 0.01

@@ -47,7 +47,7 @@ class GenerativeEstimator(BaseEstimator, ABC):
         """Learn the distribution of the rows of X."""
 
     @abstractmethod
-    def sample(self, n: int, **options: Any) -> Any:
+    def sample(self, n: Any) -> Any:
         """Draw n new rows."""
 
     @abstractmethod

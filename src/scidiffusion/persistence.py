@@ -1,17 +1,18 @@
 r"""Saved models: a folder of JSON and safetensors that is either the old model or the new one.
 
     MODEL/
-      config.json          format version, estimator, size and SHA-256 of each other file, parameters
+      config.json          format version, estimator, parameters, SHA-256 of the other files
       weights.safetensors  the tensors
       codec.json, ...      what else the estimator needs
 
-Nothing in it can execute. A model is written into a temporary folder beside it, flushed to the disk
-and swapped in by renaming, so an interrupted or failed save leaves the model that was there. Should
-the process be killed between the two renames, the next load or save puts the old folder back.
+Nothing in it can execute. A model is written into a temporary folder beside it, flushed to the
+disk and swapped in by renaming, so an interrupted or failed save leaves the model that was there.
+Should the process be killed between the two renames, the next load or save puts the old folder
+back.
 
 JSON knows no NaN and no infinity: such a float is written as {"$float": "nan"} ("inf", "-inf")
-and read back as the float. Every other float is written in full and comes back bit-equal. Tuples come
-back as lists.
+and read back as the float. Every other float is written in full and comes back bit-equal. Tuples
+come back as lists.
 """
 
 from __future__ import annotations
@@ -150,9 +151,7 @@ def load_model(path: str | os.PathLike[str], *, estimator: str) -> SavedModel:
             f"{path} holds a model of {about['estimator']}, not of {estimator}; "
             f"load it with {about['estimator']}"
         )
-    contents = {
-        name: _read_checked(folder / name, entry) for name, entry in about["files"].items()
-    }
+    contents = {name: _read_checked(folder, name, entry) for name, entry in about["files"].items()}
     if WEIGHTS not in contents:
         raise ModelFileError(f"{folder / CONFIG} lists no {WEIGHTS}; save the model again")
     try:
@@ -245,7 +244,7 @@ def _encode(value: Any, name: str) -> bytes:
 def _decode(content: bytes, file: Path) -> Any:
     try:
         return from_json(json.loads(content))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ModelFileError(
             f"{file} is not JSON ({error}); restore it from a copy, or save the model again"
         ) from error
@@ -282,9 +281,12 @@ def _read(file: Path) -> bytes:
         raise ModelFileError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def _read_checked(file: Path, entry: Any) -> bytes:
-    if not isinstance(entry, dict) or file.parent / file.name != file or file.name == CONFIG:
-        raise ModelFileError(f"{file.parent / CONFIG} lists its files wrongly; save it again")
+def _read_checked(folder: Path, name: str, entry: Any) -> bytes:
+    file = folder / name
+    if not isinstance(entry, dict) or Path(name).name != name:
+        raise ModelFileError(
+            f"{folder / CONFIG} has an invalid list of files; save the model again"
+        )
     content = _read(file)
     if len(content) != entry.get("bytes"):
         raise ModelFileError(
@@ -315,11 +317,12 @@ def _swap(target: Path, partial: Path, backup: Path) -> None:
         partial.rename(target)
     else:
         _remove(backup)
-        target.rename(backup)
         try:
+            target.rename(backup)
             partial.rename(target)
         except BaseException:
-            backup.rename(target)
+            if not target.exists():
+                backup.rename(target)
             raise
         _remove(backup)
     sync(target.parent)

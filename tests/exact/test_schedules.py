@@ -364,10 +364,19 @@ def test_every_number_of_steps_snaps_to_distinct_nodes(name, spacing):
 
 @each(ALL)
 def test_uniform_grid_is_uniform(schedule):
-    grid = schedule.grid(10, "uniform")
-    exact = torch.linspace(1, 0, 11, dtype=F64)
+    steps = 10 if schedule.t_min <= 0.1 else 4
+    grid = schedule.grid(steps, "uniform")
+    exact = torch.linspace(1, 0, steps + 1, dtype=F64)
     tolerance = 1e-15 if schedule.num_nodes is None else 0.5 / schedule.num_nodes + 1e-12
     assert float((grid - exact).abs().max()) <= tolerance
+
+
+@each(CONTINUOUS)
+@pytest.mark.parametrize("spacing", list(Spacing))
+def test_no_grid_visits_noise_below_the_smallest(schedule, spacing):
+    grid = schedule.grid(2000, spacing)
+    assert bool((grid.diff() < 0).all())
+    assert float(grid[-2]) == pytest.approx(schedule.t_min, rel=1e-9)
 
 
 @each(CONTINUOUS)
@@ -395,7 +404,8 @@ def test_edm_time_makes_the_karras_grid_uniform():
     assert schedule.t_min == pytest.approx((0.002 / 80) ** (1 / 7), rel=1e-15)
     assert float(schedule.sigma(schedule.t_min)) == pytest.approx(0.002, rel=1e-12)
     uniform = torch.linspace(1, schedule.t_min, 18, dtype=F64)
-    assert torch.allclose(schedule.grid(18, "karras")[:-1], uniform, rtol=1e-12, atol=0)
+    for spacing in ("karras", "uniform"):
+        assert torch.allclose(schedule.grid(18, spacing)[:-1], uniform, rtol=1e-12, atol=0)
     t = torch.tensor([0.3, 0.7], dtype=F64)
     assert torch.allclose(schedule.sigma(t), 80 * t**7, rtol=1e-14, atol=0)
 

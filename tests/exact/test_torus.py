@@ -131,7 +131,7 @@ def test_iterated_chain_has_the_moments_of_the_kernel(t):
 @pytest.mark.parametrize(("s", "t"), [(0.4, 0.5), (0.5, 0.9), (0.8, 1.0), (0.95, 1.0)])
 @pytest.mark.parametrize("z_t", [0.4, 2.9, -2.2])
 def test_posterior_is_bayes_on_a_grid(s, t, z_t):
-    process, grid = TorusProcess(), circle(8192)
+    process, grid = TorusProcess(), circle(2048)
     rows = torch.ones(len(grid), dtype=F64)
     x, z, s, t = 0.8 * rows, z_t * rows, torch.tensor(s), torch.tensor(t)
     posterior = process.posterior(x, z, t, s)
@@ -177,7 +177,7 @@ def test_posterior_at_the_data_is_the_data():
 @pytest.mark.parametrize("variance", ["beta", "posterior"])
 @pytest.mark.parametrize(("s", "t"), [(0.05, 0.06), (0.3, 0.5), (0.8, 1.0), (0.97, 1.0)])
 def test_divergence_is_the_integral(variance, s, t):
-    process, grid = TorusProcess(variance=variance), circle(16_384)
+    process, grid = TorusProcess(variance=variance), circle(4096)
     x = torch.tensor([0.8, 0.8, -3.1], dtype=F64)
     s, t = torch.tensor(s, dtype=F64), torch.tensor(t, dtype=F64)
     std = process.schedule.marginal(t).std
@@ -278,11 +278,11 @@ def test_oracle_of_several_angles_keeps_their_dependence():
 def test_ancestral_sampling_with_the_oracle_recovers_the_mixture(variance):
     process = TorusProcess(variance=variance)
     oracle = WrappedMixtureOracle([0.3, 0.7], [-1.0, 2.0], [0.3, 0.2], process)
-    z = ancestral(oracle, torch.empty(8000, dtype=F64), 100, KeyedNoise(2))
+    z = ancestral(oracle, torch.empty(5000, dtype=F64), 100, KeyedNoise(2))
     first = wrap(z + 1.0).abs() < wrap(z - 2.0).abs()
     assert float(first.double().mean()) == pytest.approx(0.3, abs=0.03)
-    assert circular_std(z[first]) == pytest.approx(0.3, abs=0.02)
-    assert circular_std(z[~first]) == pytest.approx(0.2, abs=0.015)
+    assert circular_std(z[first]) == pytest.approx(0.3, abs=0.03)
+    assert circular_std(z[~first]) == pytest.approx(0.2, abs=0.02)
 
 
 def test_score_matching_loss_is_one_for_no_score_and_least_for_the_exact_one():

@@ -1,4 +1,4 @@
-"""The contract of every network: called as network(z, time, cond), conditional and not, trainable."""
+"""The contract of every network: network(z, time, cond), conditional and not, trainable."""
 
 from __future__ import annotations
 
@@ -66,6 +66,15 @@ def case(request) -> Case:
     return CASES[request.param]
 
 
+@pytest.fixture
+def _one_thread():
+    """Matrices this small lose more by waiting for a second thread than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def inputs(case, dtype=torch.float32, device="cpu", rows=ROWS):
     generator = torch.Generator().manual_seed(3)
     z = torch.randn((rows, *case.shape), generator=generator, dtype=dtype)
@@ -107,6 +116,17 @@ def test_shape_and_precision(case, dtype, device):
     assert network(z[:0], time[:0], None).shape == z[:0].shape
     # A float64 state under a float32 network, as exact samplers have it.
     assert network(z.double(), time, cond).dtype == dtype
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_agrees_with_the_cpu(case):
+    network = awake(case.build()).double().eval()
+    expected = network(*inputs(case, torch.float64))
+    out = network.cuda()(*inputs(case, torch.float64, "cuda"))
+    torch.testing.assert_close(out.cpu(), expected, rtol=0, atol=1e-10)
+    rough = network.float()(*inputs(case, torch.float64, "cuda"))
+    torch.testing.assert_close(rough.cpu().double(), expected, rtol=0, atol=1e-2)
 
 
 def test_a_new_network_is_the_zero_function(case):
@@ -170,9 +190,9 @@ def test_gradients_are_finite_and_reach_every_parameter(case, kept):
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # The bias of the keys shifts every score alike: softmax does not see it.
-        unseen = kept == "none" and "cross" in name
-        if not unseen:
+        # Where every condition is absent, what reads their values sees only zeros.
+        reads = "cross" in name or ("modulator.cond" in name and name.endswith("inner.weight"))
+        if kept != "none" or not reads:
             assert parameter.grad.abs().max() > 0, name
 
 
@@ -205,6 +225,7 @@ def test_a_seed_gives_one_network(case):
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_it_runs_under_autocast_and_functional_transforms(case):
     network = awake(case.build()).eval()
     z, time, cond = inputs(case)
@@ -244,11 +265,12 @@ def target(z, time, cond):
     "name",
     ["mlp", "mlp-cond", "mlp-vector", "mlp-film", "mlp-coordinates", "set-cond", "set-context"],
 )
-def test_it_learns_a_small_regression(name):
-    case, steps = CASES[name], 300
+@pytest.mark.usefixtures("_one_thread")
+def test_it_learns_a_small_regression(name, device):
+    case, steps = CASES[name], 200
     torch.manual_seed(1)
-    network = case.build()
-    z, time, cond = inputs(case, rows=256)
+    network = case.build().to(device)
+    z, time, cond = inputs(case, device=device, rows=64)
     y = target(z, time, cond)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     for step in range(steps):

@@ -27,7 +27,7 @@ def test_forward_shows_every_time(fitted, tmp_path) -> None:
 
 
 def test_trajectories_end_at_the_samples(fitted) -> None:
-    model, X = fitted
+    model, _ = fitted
     figure = plot_trajectories(model, n=5, steps=4, random_state=3)
     samples = model.sample(5, steps=4, random_state=3)
     lines = figure.axes[0].get_lines()

@@ -153,6 +153,11 @@ def _shape(coefficient: Tensor, like: Tensor) -> Tensor:
     return coefficient.to(device=like.device, dtype=like.dtype)
 
 
+def _shares(log_keep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return keep and 1 - keep, shaped for `like`, both exact in single precision."""
+    return _shape(log_keep.exp(), like), _shape(-torch.expm1(log_keep), like)
+
+
 class MultinomialProcess(CategoricalProcess):
     """Uniform noise: a class is forgotten by jumping to any class with equal probability."""
 
@@ -165,34 +170,30 @@ class MultinomialProcess(CategoricalProcess):
         """1 / K on the classes that exist, 0 on the padding."""
         return self.exists(like).to(dtype) / self._counts(like, dtype)
 
-    def _step(self, hot: Tensor, keep: Tensor) -> Tensor:
-        """Return keep * hot + (1 - keep) / K: one row of the symmetric transition matrix."""
-        return keep * hot + (1 - keep) * self._uniform(hot, hot.dtype)
+    def _step(self, hot: Tensor, log_keep: Tensor) -> Tensor:
+        """Return keep * hot + (1 - keep) / K: a row of the transition matrix, which is symmetric."""
+        keep, lose = _shares(log_keep, hot)
+        return keep * hot + lose * self._uniform(hot, hot.dtype)
 
     def kernel(self, x: Tensor, t: Tensor, dtype: torch.dtype = torch.float64) -> Categorical:
         """q(z_t | x): alpha_bar on x and (1 - alpha_bar) / K everywhere."""
-        hot = self.encode(x, dtype)
-        return Categorical(self._step(hot, self._alpha_bar(t, hot)))
+        return Categorical(self._step(self.encode(x, dtype), self.schedule.log_alpha_bar(t)))
 
     def forward_step(self, z: Tensor, s: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """Draw from q(z_t | z_s); see `Process.forward_step`."""
-        hot = self.encode(z, torch.float32)
-        keep = self._keep(t, s, hot)
-        return Categorical(self._step(hot, keep)).sample(noise)
-
-    def _keep(self, t: Tensor, s: Tensor, like: Tensor) -> Tensor:
         ratio = self.schedule.log_alpha_bar(t) - self.schedule.log_alpha_bar(s)
-        return _shape(ratio.exp(), like)
+        return Categorical(self._step(self.encode(z, torch.float32), ratio)).sample(noise)
 
     def mixture(self, p0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Categorical:
         """See the module: O(K) in place of the K x K sum."""
         hot = self.encode(z, p0.dtype)
-        alpha_s = self._alpha_bar(s, hot)
-        likelihood = self._step(hot, self._alpha_bar(t, hot))
+        log_t, log_s = self.schedule.log_alpha_bar(t), self.schedule.log_alpha_bar(s)
+        likelihood = self._step(hot, log_t)
         weight = torch.where(likelihood > 0, p0 / likelihood.clamp(min=1e-38), 0.0)
+        keep, lose = _shares(log_s, hot)
         uniform = self._uniform(hot, hot.dtype)
-        inner = alpha_s * weight + (1 - alpha_s) * uniform * weight.sum(-1, keepdim=True)
-        probs = self._step(hot, self._keep(t, s, hot)) * inner
+        inner = keep * weight + lose * uniform * weight.sum(-1, keepdim=True)
+        probs = self._step(hot, log_t - log_s) * inner
         return Categorical(probs / probs.sum(-1, keepdim=True))
 
     def prior_divergence(self, x: Tensor) -> Tensor:
@@ -244,7 +245,7 @@ class AbsorbingProcess(CategoricalProcess):
         return Categorical(torch.cat([hot + masked * (1 - stay) * p0, masked * stay], -1))
 
     def reconstruction(self, x: Tensor, prediction: CategoricalPrediction, t: Tensor) -> Tensor:
-        """log p(x | z_t), (B,) nats: a class that is not masked is known, whatever is predicted."""
+        """log p(x | z_t), (B,) nats: a class that is not masked is known."""
         known = prediction.z != self.mask
         return sum_rows(-self.cross_entropy(x, prediction).masked_fill(known, 0.0))
 

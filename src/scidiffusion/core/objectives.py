@@ -176,9 +176,12 @@ class SimpleLoss(Objective):
 class ELBOLoss(Objective):
     """One term of the negative ELBO, times the number of steps: an unbiased estimate in nats.
 
+    With a continuous schedule the chain is shifted by a random part of a step, and its last step
+    leads from between `t_min` and `t_min` + 1 / steps to the data.
+
     Args:
         steps: Number of steps of the chain whose ELBO this is; None is T of a discrete schedule
-            and 1000 for a continuous one.
+            and 1000 for a continuous one. It must divide T.
         times: How noise levels are drawn; the estimate is unbiased for `UniformTime` only.
     """
 
@@ -190,8 +193,17 @@ class ELBOLoss(Objective):
         self, process: Process, x: State, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
         """See `Objective.loss`."""
-        steps = self.steps or process.schedule.num_nodes or 1000
-        return steps * process.vlb_term(x, corrupted.z, prediction, t, previous(t, steps))
+        schedule = process.schedule
+        steps = self.steps or schedule.num_nodes or 1000
+        s, length = previous(t, steps), 1.0
+        if schedule.num_nodes is None:
+            # Times are drawn from (t_min, 1]; a step never ends between t_min and the data.
+            s, length = torch.where(s < schedule.t_min, 0.0, s), 1 - schedule.t_min
+        elif schedule.num_nodes % steps:
+            raise ConfigError(
+                f"steps = {steps} does not divide the {schedule.num_nodes} steps of the schedule"
+            )
+        return steps * length * process.vlb_term(x, corrupted.z, prediction, t, s)
 
 
 def previous(t: Tensor, steps: int) -> Tensor:
@@ -283,6 +295,9 @@ class ProductLoss(Objective):
         parts: Name -> objective of that part (their own `times` are not used).
         weights: Name -> weight; default 1 each.
         times: How noise levels are drawn.
+
+    Raises:
+        ConfigError: if the names of parts, weights and the process's parts differ.
     """
 
     def __init__(
@@ -294,6 +309,9 @@ class ProductLoss(Objective):
         super().__init__(times)
         self.parts = dict(parts)
         self.weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
+        if self.weights.keys() != self.parts.keys():
+            unknown = sorted(self.weights.keys() - self.parts.keys())
+            raise ConfigError(f"weights for parts that do not exist: {unknown}")
 
     def loss(
         self, process: Process, x: State, corrupted: Corrupted, prediction: Any, t: Tensor
@@ -301,6 +319,11 @@ class ProductLoss(Objective):
         """See `Objective.loss`."""
         if not isinstance(process, ProductProcess):
             raise ConfigError(f"ProductLoss needs a ProductProcess, not {process!r}")
+        if process.parts.keys() != self.parts.keys():
+            raise ConfigError(
+                f"the objectives {sorted(self.parts)} and the parts {sorted(process.parts)} of the "
+                "process must have the same names"
+            )
         total = torch.zeros(batch_size(x), device=device_of(x))
         for name, objective in self.parts.items():
             part = Corrupted(corrupted.z[name], corrupted.eps[name])

@@ -124,8 +124,9 @@ class NoiseSchedule(ABC):
 
         Args:
             steps: Number of steps, at least 1; a discrete schedule has at most T.
-            spacing: "uniform" in t, "log_snr" (uniform in log-SNR down to `t_min`, then 0) or
-                "karras" (uniform in sigma^(1/rho), Karras et al. 2022, eq. 5, then 0).
+            spacing: "uniform" in t, "log_snr" (uniform in log-SNR) or "karras" (uniform in
+                sigma^(1/rho), Karras et al. 2022, eq. 5). No grid visits times between `t_min`
+                and 0: where noise is lost to rounding beside the data.
             rho: Exponent of the Karras spacing.
 
         Returns:
@@ -135,8 +136,11 @@ class NoiseSchedule(ABC):
             ConfigError: if `steps` or `spacing` is out of range.
         """
         steps, spacing = check_steps(steps), check_option(Spacing, spacing, "spacing")
-        if spacing is Spacing.UNIFORM or steps == 1:
+        if steps == 1 or (spacing is Spacing.UNIFORM and 1 / steps >= self.t_min - 1e-12):
             return self._snap(torch.linspace(1, 0, steps + 1, dtype=F64))
+        if spacing is Spacing.UNIFORM:
+            times = torch.linspace(1, self.t_min, steps, dtype=F64)
+            return self._snap(torch.cat([times, torch.zeros(1, dtype=F64)]))
         # With zero terminal SNR log_snr is -inf at t = 1; at -20 a share of 2e-9 is left.
         first = self.log_snr(1.0).clamp(min=-20.0)
         last = self.log_snr(self.t_min)

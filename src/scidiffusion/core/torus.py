@@ -231,7 +231,7 @@ class TorusProcess(ManifoldProcess):
         There is no closed form. The trapezoidal rule over each winding's Gaussian (137 nodes, one
         eighth of its standard deviation apart) is exact to 1e-6 in float64, unless the prediction
         points to the opposite side of a posterior much narrower than the circle: there the result,
-        which is then thousands of nats, has a relative error of 1e-5.
+        which is then thousands of nats, has a relative error of some 1e-5.
         """
         s = torch.where(as_time(s) <= 0, 0.5 * as_time(t), as_time(s))
         posterior = self.posterior(x, z, t, s)

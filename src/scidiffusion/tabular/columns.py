@@ -21,6 +21,7 @@ from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, make_dtype
 
 __all__ = [
     "codes_from_series",
+    "look_up",
     "number_from_value",
     "numbers_from_series",
     "series_from_codes",
@@ -75,7 +76,7 @@ def _plain_numbers(present: pd.Series, column: ColumnSchema) -> NDArray[np.float
             f"not {present.dtype} values such as {present.iloc[0]!r:.40}"
         )
     if _counts(column) and present.dtype == object:
-        return np.array([int(v) - _int(column.minimum) for v in present], dtype=np.float64)
+        return np.array([v - _int(column.minimum) for v in present], dtype=np.float64)
     if _counts(column) and present.dtype.kind in "iu":
         # Unsigned wrap-around gives the exact difference even where a signed one overflows.
         offset = np.uint64(_int(column.minimum) % 2**64)
@@ -265,10 +266,10 @@ def codes_from_series(series: pd.Series, column: ColumnSchema) -> NDArray[np.int
     """
     missing = series.isna().to_numpy()
     if isinstance(series.dtype, pd.CategoricalDtype):
-        lookup = _index(column).get_indexer(series.dtype.categories.astype(object))
-        codes = np.append(lookup, -1)[series.cat.codes.to_numpy()]
+        levels = look_up(pd.Series(series.dtype.categories, dtype=object), column)
+        codes = np.append(levels, -1)[series.cat.codes.to_numpy()]
     else:
-        codes = _index(column).get_indexer(pd.Index(series.to_numpy(object), dtype=object))
+        codes = look_up(series, column)
     codes = np.where(missing, -1, codes).astype(np.int64)
     unseen = ~missing & (codes < 0)
     if unseen.any():
@@ -281,9 +282,20 @@ def codes_from_series(series: pd.Series, column: ColumnSchema) -> NDArray[np.int
     return codes
 
 
-def _index(column: ColumnSchema) -> pd.Index:
-    # Object dtype: 1, 1.0 and True are found by equality, text only by the same text.
-    return pd.Index(list(column.categories), dtype=object)
+def look_up(series: pd.Series, column: ColumnSchema) -> NDArray[np.int64]:
+    """Index of every value in the column's categories, -1 where it is none of them.
+
+    Args:
+        series: Hashable values.
+        column: A categorical or boolean column.
+
+    Returns:
+        Shape (n,).
+    """
+    # A dict and not a pandas index, for which "" and a null character are the same text.
+    places = {level: place for place, level in enumerate(column.categories)}
+    values = series.to_numpy(object).tolist()
+    return np.fromiter((places.get(value, -1) for value in values), np.int64, len(values))
 
 
 def series_from_codes(codes: NDArray[np.int64], column: ColumnSchema) -> pd.Series:
@@ -300,7 +312,7 @@ def series_from_codes(codes: NDArray[np.int64], column: ColumnSchema) -> pd.Seri
     if column.dtype == "category":
         levels = pd.Index(list(column.levels), dtype=make_dtype(column.levels_dtype or "object"))
         dtype = pd.CategoricalDtype(levels, ordered=column.ordered)
-        positions = pd.Index(list(column.levels), dtype=object).get_indexer(_index(column))
+        positions = np.array([column.levels.index(level) for level in column.categories])
         mapped = np.where(missing, -1, positions[codes])
         return pd.Series(pd.Categorical.from_codes(mapped, dtype=dtype), name=column.name)
     levels_array = np.empty(len(column.categories), dtype=object)

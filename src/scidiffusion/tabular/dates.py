@@ -12,6 +12,7 @@ fraction of a second with that many digits. Anything else, such as a trailing ``
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ _ISO = re.compile(
 )
 _COMPACT = re.compile(r"\d{8}T\d{6}(?P<zone>Z?)")
 _FRACTION = re.compile(r"%([1-9])f")
-# Stands for the fraction while strftime runs; no date text contains it.
-_HOLE = "\x00"
+# Stands for the fraction while strftime runs; no date format contains it.
+_HOLE = "{}"
 
 
 def unit_ratio(coarse: str, fine: str) -> int:
@@ -88,7 +89,10 @@ def detect_format(texts: pd.Series, *, guess: bool = False) -> str | None:
     first = str(texts.iloc[0])
     candidates = [_iso_format(first)]
     if guess:
-        candidates += [guess_datetime_format(first, dayfirst=flag) for flag in (False, True)]
+        with warnings.catch_warnings():
+            # Both orders are tried, so a warning about the wrong one has nothing to say.
+            warnings.simplefilter("ignore", UserWarning)
+            candidates += [guess_datetime_format(first, dayfirst=flag) for flag in (False, True)]
     for candidate in candidates:
         if candidate is None:
             continue

@@ -28,17 +28,18 @@ MAX_PAIRS = 2000
 MAX_ROWS = 50_000
 
 
-def association_matrix(view: TableView) -> NDArray[np.float64]:
+def association_matrix(view: TableView, limit: int | None = None) -> NDArray[np.float64]:
     """Dependence of every pair of columns.
 
     Args:
         view: The table.
+        limit: Only of the first so many columns.
 
     Returns:
         Symmetric matrix of shape (d, d) in the schema's order, ones on the diagonal: Pearson's
         correlation in [-1, 1], Cramér's V or the correlation ratio in [0, 1]; 0 where undefined.
     """
-    columns = _columns(view)
+    columns = _columns(view)[:limit]
     result = np.eye(len(columns))
     for i, j in itertools.combinations(range(len(columns)), 2):
         first, second = columns[i], columns[j]

@@ -53,6 +53,8 @@ from scidiffusion.tabular.schema import TableSchema, unknown_column
 from scidiffusion.tabular.validation import validate_conditions, validate_count, validate_table
 
 METHODS = ("ddpm",)
+CLASS_LEVELS = 20
+"""Levels up to which an integer target counts as a class."""
 
 
 class TabularDiffusion(GenerativeEstimator):
@@ -60,9 +62,9 @@ class TabularDiffusion(GenerativeEstimator):
 
     Args:
         method: "ddpm", in the manner of TabDDPM.
-        target: Name of a categorical column to condition on, as TabDDPM does on the class: its
-            values are drawn from their frequencies and the other columns given it. None treats
-            all columns alike.
+        target: Name of the column to predict, if there is one. As in TabDDPM a class is drawn from
+            its frequencies and the other columns given it (integers of at most 20 levels count
+            as classes); a numerical target is learned jointly, like every other column.
         columns: Overrides of the inferred kinds: {"zip": "categorical", "rooms": "numerical"}.
         num_nodes: Steps T of the forward process.
         width: Width of the residual MLP.
@@ -179,6 +181,12 @@ class TabularDiffusion(GenerativeEstimator):
 
         if self.method not in METHODS:
             raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {self.method!r}")
+        if not 0 <= self.validation_fraction <= 0.5:
+            raise ConfigError(
+                f"validation_fraction must lie in [0, 0.5], got {self.validation_fraction}"
+            )
+        schema = validate_table(X, self._kinds(X))
+        held_out = round(self.validation_fraction * len(X))
         limit = budget if budget is not None else self.budget
         seed = check_seed(self.random_state)
         device = resolve_device(self.device)
@@ -191,22 +199,17 @@ class TabularDiffusion(GenerativeEstimator):
             budget=None if limit is None else seconds(limit),
             precision=self.precision,
             validate_every=max(1, min(250, self.max_steps // 5)),
-            validation_draws=8192,
+            # Few held-out rows are shown several times, with other noise each time.
+            validation_draws=min(8192, max(1024, 4 * held_out)),
             seed=seed,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             progress=self.progress,
         )
-        if not 0 <= self.validation_fraction <= 0.5:
-            raise ConfigError(
-                f"validation_fraction must lie in [0, 0.5], got {self.validation_fraction}"
-            )
         self._rule()
-        schema = validate_table(X, self.columns)
         self._set_schema(schema, TableCodec(schema).fit(X))
         objective = TableLoss(self._layout(), target=self._target_index(), share=self.known_share)
         denoiser = self._build(seed)
         data = self._tensors(self.codec_.encode(X, seed=seed))
-        held_out = round(self.validation_fraction * len(X))
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(X)))
         self.training_ = train(
             denoiser,
@@ -329,19 +332,22 @@ class TabularDiffusion(GenerativeEstimator):
             )
         return rule
 
+    def _kinds(self, table: Any) -> dict[str, str]:
+        """The overrides, and a target of few integers as classes."""
+        kinds = dict(self.columns or {})
+        if isinstance(table, pd.DataFrame) and self.target in table.columns:
+            values = table[self.target]
+            few = pd.api.types.is_integer_dtype(values) and values.nunique() <= CLASS_LEVELS
+            if few and self.target not in kinds:
+                kinds[str(self.target)] = "categorical"
+        return kinds
+
     def _set_schema(self, schema: TableSchema, codec: TableCodec) -> None:
         self.schema_, self.codec_ = schema, codec
         self.feature_names_in_ = np.asarray(schema.names, dtype=object)
         self.n_features_in_ = len(schema)
-        if self.target is not None:
-            if self.target not in schema:
-                raise DataError(f"target: {unknown_column(self.target, schema.names)}")
-            if not schema[self.target].kind.is_discrete:
-                raise ConfigError(
-                    f"target={self.target!r} is a {schema[self.target].kind.value} column, and "
-                    "only a categorical one is conditioned on; leave target=None, or override its "
-                    "kind with columns={...: 'categorical'}"
-                )
+        if self.target is not None and self.target not in schema:
+            raise DataError(f"target: {unknown_column(self.target, schema.names)}")
 
     def _layout(self) -> ColumnLayout:
         position = {name: index for index, name in enumerate(self.schema_.names)}
@@ -352,11 +358,14 @@ class TabularDiffusion(GenerativeEstimator):
         )
 
     def _target_index(self) -> int | None:
-        return None if self.target is None else self.schema_.names.index(self.target)
+        """Index of the column that is conditioned on, or None."""
+        if self.target is None or not self.schema_[self.target].kind.is_discrete:
+            return None
+        return self.schema_.names.index(self.target)
 
     def _build(self, seed: int) -> NetworkDenoiser:
         codec = self.codec_
-        schedule = DiscreteSchedule.cosine(self.num_nodes)
+        schedule = DiscreteSchedule.linear(self.num_nodes)
         parts: dict[str, Process] = {}
         if codec.numerical_names:
             parts["num"] = GaussianProcess(schedule)
@@ -384,10 +393,17 @@ class TabularDiffusion(GenerativeEstimator):
         return tensors
 
     def _encoded(self, state: Mapping[str, Tensor], n: int) -> EncodedTable:
-        codec = self.codec_
+        numerical, categorical = self._empty(n)
         return EncodedTable(
-            state["num"].numpy() if "num" in state else np.empty((n, len(codec.numerical_names))),
-            state["cat"].numpy() if "cat" in state else np.empty((n, len(codec.cardinalities))),
+            state["num"].numpy() if "num" in state else numerical,
+            state["cat"].numpy() if "cat" in state else categorical,
+        )
+
+    def _empty(self, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        codec = self.codec_
+        return (
+            np.zeros((n, len(codec.numerical_names)), dtype=np.float32),
+            np.zeros((n, len(codec.cardinalities)), dtype=np.int64),
         )
 
     def _given(
@@ -395,11 +411,7 @@ class TabularDiffusion(GenerativeEstimator):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One row of known values, and its flags."""
         codec = self.codec_
-        clean = self._tensors(
-            EncodedTable(
-                np.zeros((1, len(codec.numerical_names))), np.zeros((1, len(codec.cardinalities)))
-            )
-        )
+        clean = self._tensors(EncodedTable(*self._empty(1)))
         names = {"numerical": "num", "categorical": "cat"}
         columns = torch.tensor([[name in fixed for name in self.schema_.names]])
         flags = self._layout().flags(columns)
@@ -412,7 +424,7 @@ class TabularDiffusion(GenerativeEstimator):
 
     def _draws_target(self, fixed: Mapping[str, Any]) -> bool:
         # With other columns given, the target's own frequencies are no longer the right law.
-        return self.target is not None and not fixed
+        return self._target_index() is not None and not fixed
 
     def _draw_target(
         self, clean: dict[str, Tensor], flags: dict[str, Tensor], noise: KeyedNoise

@@ -258,7 +258,7 @@ def _levels(present: pd.Series) -> dict[str, Any]:
             "levels_dtype": dtype_name(index.dtype),
             "ordered": bool(present.dtype.ordered),
         }
-    return {"categories": tuple(sorted(python_value(value) for value in present.unique()))}
+    return {"categories": tuple(sorted({python_value(value) for value in present.to_list()}))}
 
 
 def _number_format(present: pd.Series, python_type: str | None) -> dict[str, Any]:

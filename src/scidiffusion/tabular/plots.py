@@ -268,14 +268,17 @@ def _percent() -> Any:
 
 def _plot_maps(figure: Any, views: tuple[TableView, TableView]) -> None:
     """Dependence: real, synthetic, difference."""
-    matrices = [association_matrix(view)[:MAX_MAP_COLUMNS, :MAX_MAP_COLUMNS] for view in views]
+    matrices = [association_matrix(view, MAX_MAP_COLUMNS) for view in views]
     names = [_short(name, 16) for name in views[0].schema.names[:MAX_MAP_COLUMNS]]
     difference = matrices[1] - matrices[0]
     off = ~np.eye(len(names), dtype=bool)
     mean = float(np.abs(difference[off]).mean()) if off.any() else 0.0
     largest = max(0.1, float(np.abs(difference).max()))
+    some = "" if len(names) == len(views[0].schema) else f" (the first {len(names)} columns)"
     figure.suptitle(
-        "Dependence of pairs: correlation, correlation ratio, Cramér's V", fontsize=12, color=INK
+        f"Dependence of pairs: correlation, correlation ratio, Cramér's V{some}",
+        fontsize=12,
+        color=INK,
     )
     left, middle, right = figure.subplots(1, 3)
     drawings = (

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scidiffusion.errors import DataError
-from scidiffusion.tabular.columns import numbers_from_series
+from scidiffusion.tabular.columns import look_up, numbers_from_series
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema
 
 __all__ = ["TableView"]
@@ -127,8 +127,7 @@ class TableView:
 
 
 def _codes(series: pd.Series, column: ColumnSchema) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    values = pd.Index(series.to_numpy(object), dtype=object)
-    codes = pd.Index(list(column.categories), dtype=object).get_indexer(values).astype(np.int64)
+    codes = look_up(series, column)
     missing = series.isna().to_numpy()
     levels = len(column.categories)
     unknown = (codes < 0) & ~missing

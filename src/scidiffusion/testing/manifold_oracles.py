@@ -19,6 +19,7 @@ from scidiffusion.core.manifold import ManifoldProcess
 from scidiffusion.core.prediction import ScorePrediction
 from scidiffusion.core.rng import Noise
 from scidiffusion.core.rotations import log_so3
+from scidiffusion.core.schedules import as_time
 from scidiffusion.core.so3 import SO3Process
 from scidiffusion.core.torus import (
     TorusProcess,
@@ -70,7 +71,7 @@ class _MixtureOracle(ABC):
 
     def log_prob(self, z: Tensor, t: Tensor | float = 0.0) -> Tensor:
         """Log-density of the mixture noised to time `t`, (B,) nats."""
-        return torch.logsumexp(self._parts(z, torch.as_tensor(t))[0], 1).to(z.dtype)
+        return torch.logsumexp(self._parts(z, as_time(t))[0], 1).to(z.dtype)
 
     def __call__(self, z: Tensor, t: Tensor, cond: Any = None) -> ScorePrediction:
         """Return the exact score at `z` and `t`; there are no conditions."""

@@ -9,11 +9,12 @@ from sklearn.datasets import make_moons, make_swiss_roll
 from scidiffusion.estimator import check_seed
 
 Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
 
 
 def two_moons(
     n: int = 2000, noise: float = 0.07, random_state: int | None = 0
-) -> tuple[Array, Array]:
+) -> tuple[Array, Labels]:
     """Two interleaved half circles: (n, 2) points and their (n,) integer moon."""
     points, moon = make_moons(n, noise=noise, random_state=_rng(random_state))
     return points, moon
@@ -33,7 +34,7 @@ def checkerboard(n: int = 2000, fields: int = 4, random_state: int | None = 0) -
     return (np.stack([x, y], 1) + rng.random((n, 2))) * 4 / fields - 2
 
 
-def prince_mixture(n: int = 2000, random_state: int | None = 0) -> tuple[Array, Array]:
+def prince_mixture(n: int = 2000, random_state: int | None = 0) -> tuple[Array, Labels]:
     """The 1-D mixture of the notebooks to Prince 2023, chapter 18: (n, 1) points, (n,) component.
 
     Weights .2 .3 .35 .15, means 1.5 -.216 .45 -1.875, standard deviations .3 .15 .525 .075.

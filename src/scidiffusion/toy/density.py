@@ -41,7 +41,7 @@ from scidiffusion.toy.conditions import ConditionCodec
 
 Likelihood = Literal["ode", "elbo"]
 MINIMUM_ROWS = 10
-EMBED_DIM = 64
+EMBED_DIM = 32
 
 
 class DensityDiffusion(GenerativeEstimator):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scidiffusion.core.denoiser import Condition
-from scidiffusion.core.process import State, batch_size, device_of, map_state
+from scidiffusion.core.process import State, device_of, map_state
 from scidiffusion.errors import DataError
 from scidiffusion.training.seeding import key_of
 
@@ -145,13 +145,14 @@ def check_rows(data: State, cond: Condition = None) -> int:
     parts = dict(_tensors(data, "data"))
     if not parts:
         raise DataError("there is no data to train on: the data is an empty dict")
-    rows = batch_size(data)
+    first, head = next(iter(parts.items()))
+    rows = head.shape[0] if head.ndim else 1
     if rows < 1:
         raise DataError("there is no data to train on: it has 0 rows")
     for name, part in (*parts.items(), *_tensors(cond, "cond")):
         if part.ndim == 0 or part.shape[0] != rows:
             found = "no row dimension" if part.ndim == 0 else f"{part.shape[0]} rows"
-            raise DataError(f"{name} has {found}, but {next(iter(parts))} has {rows} rows")
+            raise DataError(f"{name} has {found}, but {first} has {rows} rows")
     for name, part in parts.items():
         if part.is_floating_point() and not bool(torch.isfinite(part).all()):
             bad = ~torch.isfinite(part).reshape(rows, -1).all(1)

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import nn
+from torch import Tensor, nn
 
 from scidiffusion._files import check_writable_file
 from scidiffusion.core.denoiser import Condition
@@ -342,17 +342,19 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def _place(state: Any, device: torch.device) -> Any:
-    """Move data to the device once, if it takes less than half of the free memory there."""
-    if state is None or device.type != "cuda":
-        return state
+    """Move data to the device once; to a GPU only if it takes less than half of what is free."""
+    if state is None:
+        return None
     size = 0
 
-    def measure(value: torch.Tensor) -> torch.Tensor:
+    def measure(value: Any) -> None:
         nonlocal size
-        size += value.numel() * value.element_size()
-        return value
+        size += value.nbytes if isinstance(value, Tensor) else 0
+
+    def move(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
 
     map_state(measure, state)
-    move: Callable[[torch.Tensor], torch.Tensor] = lambda value: value.to(device)  # noqa: E731
-    fits = size < torch.cuda.mem_get_info(device)[0] / 2
-    return map_state(move, state) if fits else state
+    if device.type == "cuda" and size > torch.cuda.mem_get_info(device)[0] / 2:
+        return state
+    return map_state(move, state)

@@ -18,7 +18,6 @@ References:
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,13 +33,16 @@ from scidiffusion.core.process import batch_size, device_of, map_state
 from scidiffusion.core.rng import GeneratorNoise, KeyedNoise
 from scidiffusion.errors import ConfigError, TrainingError
 from scidiffusion.training.batches import Batch
+from scidiffusion.training.clock import Clock
 from scidiffusion.training.config import Decay, Precision, TrainConfig
 from scidiffusion.training.seeding import key_of, seed_global
 
-CHECK_EVERY = 50
-"""Steps between two looks at the loss: each makes a GPU wait for the CPU."""
+LOG_EVERY = 50
+"""Steps between two looks at the training loss: each makes a GPU wait for the CPU."""
 
-_PLAIN_ATTRIBUTES = frozenset({"_current_fx_name", "step", "mid_update", "loss_count"})
+_PLAIN_ATTRIBUTES = frozenset(
+    {"_current_fx_name", "step", "mid_update", "loss_count", "_last_loss"}
+)
 
 
 class DiffusionModule(pl.LightningModule):
@@ -91,6 +93,7 @@ class DiffusionModule(pl.LightningModule):
         self.loss_sum: Tensor
         self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
         self.loss_count = 0
+        self._last_loss = torch.zeros(())
         self.step = 0
         self.mid_update = False
         self.clock = Clock()
@@ -132,22 +135,16 @@ class DiffusionModule(pl.LightningModule):
     # -- a step ----------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> Tensor:
-        """Return the mean loss of a batch.
-
-        Raises:
-            TrainingError: if the loss has become NaN or infinite (noticed within 50 steps).
-        """
+        """Return the mean loss of a batch."""
         device = device_of(batch.x)
         seed_global(key_of(self.config.seed, "network", self.step), device)
         noise = GeneratorNoise(self._generator(device))
         cond = self._drop(batch, noise)
         with network_precision(self.denoiser, self.config):
             loss = self.objective(self.denoiser, batch.x, noise, cond).mean()
-        self.loss_sum.add_(loss.detach())
-        self.loss_count += 1
-        if self.step % CHECK_EVERY == 0:
-            self.check_finite()
-            self.log("train_loss", loss.detach(), batch_size=batch_size(batch.x))
+        self._last_loss = loss.detach()
+        if self.step % LOG_EVERY == 0:
+            self.log("train_loss", self._last_loss, batch_size=batch_size(batch.x))
         return loss
 
     def take_train_loss(self) -> float:
@@ -208,6 +205,7 @@ class DiffusionModule(pl.LightningModule):
         """
         total, rows = torch.zeros((), dtype=torch.float64), 0
         for batch in batches:
+            batch = self.transfer_batch_to_device(batch, self.loss_sum.device, 0)
             total = total + self.fixed_noise_loss(batch).sum(dtype=torch.float64).cpu()
             rows += batch_size(batch.x)
         mean = float(total) / rows
@@ -269,13 +267,21 @@ class DiffusionModule(pl.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Update the weights, then their average, then the step: one unit."""
+        """Update the weights, then their average, then the step: one unit.
+
+        Raises:
+            TrainingError: if the loss has become NaN or infinite (noticed within 50 steps).
+        """
         rate = self.learning_rate()
         for group in optimizer.param_groups:
             group["lr"] = rate
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.weights, 1 - self.ema_decay(self.step))
+        self.loss_sum.add_(self._last_loss)
+        self.loss_count += 1
+        if self.step % LOG_EVERY == 0:
+            self.check_finite()
         self.step += 1
         self.mid_update = False
 
@@ -351,29 +357,6 @@ class DiffusionModule(pl.LightningModule):
             }
             if moments:
                 self.adamw.state[weight] = moments
-
-
-class Clock:
-    """Seconds of training, over all the parts of an interrupted run.
-
-    Args:
-        before: Seconds that earlier parts took.
-    """
-
-    def __init__(self, before: float = 0.0) -> None:
-        self._before = before
-        self._started: float | None = None
-
-    def start(self) -> None:
-        """Start, unless it runs."""
-        if self._started is None:
-            self._started = time.monotonic()
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds so far."""
-        since = 0.0 if self._started is None else time.monotonic() - self._started
-        return self._before + since
 
 
 @contextmanager

@@ -96,14 +96,16 @@ class Monitor(pl.Callback):
     def report(self) -> None:
         """Evaluate, and add to the history."""
         module = self.module
+        module.check_finite()
+        # First what may fail or be interrupted, then what changes the state.
+        value = None if self.validation is None else module.evaluate(self.validation)
         entry: dict[str, Any] = {
             "step": module.step,
             "seconds": module.clock.elapsed,
             "lr": module.learning_rate(),
             "train_loss": module.take_train_loss(),
         }
-        if self.validation is not None:
-            value = module.evaluate(self.validation)
+        if value is not None:
             entry["val_loss"] = value
             self._judge(value)
         self.history.append(entry)
