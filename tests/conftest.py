@@ -6,9 +6,10 @@ import os
 import random
 from collections.abc import Iterator
 
-# Test processes run side by side (make test): more threads each would only fight for the cores.
+# The networks of the tests are too small to gain from threads, and threads that wait spin: beside
+# anything else on the machine a second one makes the suite many times slower.
 # The environment variables must stand before the libraries that read them are imported.
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+THREADS = 1
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, str(THREADS))
 os.environ.setdefault("MPLBACKEND", "Agg")

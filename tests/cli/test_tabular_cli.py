@@ -63,7 +63,7 @@ def test_fit_and_sample(model, iris_csv, tmp_path) -> None:
     [
         (["sample", "no-such-model", "out.csv"], "no-such-model"),
         (["sample", "{model}", "out.txt"], ".csv"),
-        (["sample", "{model}", "out.csv", "-n", "-3"], "n must be"),
+        (["sample", "{model}", "out.csv", "-n", "-3"], "negative"),
         (["sample", "{model}", "out.csv", "--condition", "species=rose"], "rose"),
         (["sample", "{model}", "out.csv", "--condition", "colour=red"], "colour"),
         (["sample", "{model}", "/proc/nowhere/out.csv"], "/proc/nowhere"),
@@ -84,19 +84,30 @@ def test_one_clear_error(model, iris_csv, arguments, message, tmp_path, monkeypa
 
 
 def test_interrupt_leaves_a_checkpoint_and_resumes(iris_csv, tmp_path) -> None:
-    """Ctrl-C in the middle of training: exit status 130, a checkpoint, and --resume finishes."""
-    model = tmp_path / "model"
-    command = [sys.executable, "-m", "scidiffusion.cli.main", "tabular", "fit", iris_csv]
-    options = [str(model), "--seed", "0", "--quiet", "--max-steps"]
-    process = subprocess.Popen([*command, *options, "100000"], stderr=subprocess.PIPE, text=True)
-    checkpoint = tmp_path / "model.checkpoint"
+    """Ctrl-C in training: status 130 and a checkpoint; --resume ends as if never interrupted."""
+
+    def command(model) -> list[str]:
+        fit = [sys.executable, "-m", "scidiffusion.cli.main", "tabular", "fit", iris_csv]
+        return [*fit, str(model), "--seed", "0", "--quiet", "--max-steps", "600"]
+
+    model, checkpoint = tmp_path / "model", tmp_path / "model.checkpoint"
+    process = subprocess.Popen(command(model), stderr=subprocess.PIPE, text=True)
+    # The first checkpoint is written after the first step.
     deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1.0)
+    while not list(checkpoint.glob("[!.]*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr
     assert "--resume" in stderr
-    assert any(checkpoint.iterdir())
+    assert list(checkpoint.glob("[!.]*"))
     assert not model.exists()
+
+    resumed = run(app, [*command(model)[3:], "--resume"])
+    assert resumed.exit_code == 0, resumed.output
+    assert "600 steps" in resumed.output
+    assert not checkpoint.exists()
+    whole = run(app, command(tmp_path / "whole")[3:])
+    assert whole.exit_code == 0, whole.output
+    weights = "weights.safetensors"
+    assert (model / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()

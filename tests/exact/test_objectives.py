@@ -1,4 +1,4 @@
-"""Training objectives: weights and targets from their definition; the ELBO loss sums to the ELBO."""
+"""Training objectives: weights and targets by definition; the ELBO loss sums to the ELBO."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def test_samples_are_near_the_mixture(model: DensityDiffusion) -> None:
 
 
 def test_excess_eps_error_is_small(model: DensityDiffusion) -> None:
-    """The loss has a floor that no network can pass; what counts is the excess over the exact eps."""
+    """The loss has a floor that no network passes; what counts is the excess over the exact eps."""
     oracle = standardised_oracle(model)
     excess = []
     with torch.no_grad():
@@ -62,7 +64,7 @@ def test_excess_eps_error_is_small(model: DensityDiffusion) -> None:
 
 
 def test_log_density_is_near_the_exact_one(model: DensityDiffusion) -> None:
-    """On fresh rows the ODE likelihood is within .03 nats of the truth on average, the ELBO below."""
+    """On fresh rows the mean ODE likelihood is within .03 nats of the truth, the ELBO below."""
     X, _ = prince_mixture(1000, random_state=5)
     oracle = GaussianMixtureOracle.prince(GaussianProcess(LinearVP()))
     exact = float(oracle.log_prob(torch.from_numpy(X)).mean())
@@ -97,7 +99,7 @@ def test_learned_variance_matches_the_closed_form() -> None:
     grid = process.schedule.grid(nodes)
     errors = []
     with torch.no_grad():
-        for t, s in zip(grid[:-2], grid[1:-1], strict=True):
+        for t, s in pairwise(grid[:-1]):
             z = process.q_sample(x[:2000], t, KeyedNoise(4)).z
             learned = process.reverse_variance(denoiser(z.float(), t), t, s).mean()
             errors.append(float(learned / optimal.reverse_variance(exact(z, t), t, s).mean()) - 1)

@@ -20,6 +20,8 @@ from scidiffusion.core.gaussian import (
     discretized_gaussian_log_prob,
 )
 from scidiffusion.core.likelihood import Trace, ode_log_prob
+from scidiffusion.core.manifold import NoClosedFormError, WalkVariance
+from scidiffusion.core.manifold_objectives import ScoreMatchingLoss
 from scidiffusion.core.objectives import (
     EDMLoss,
     ELBOLoss,
@@ -53,6 +55,8 @@ from scidiffusion.core.schedules import (
     VESchedule,
     VPSchedule,
 )
+from scidiffusion.core.so3 import SO3Process
+from scidiffusion.core.torus import TorusProcess
 from scidiffusion.core.variance import AnalyticVariance
 
 __all__ = [
@@ -85,6 +89,7 @@ __all__ = [
     "MinSNRLoss",
     "MultinomialProcess",
     "NetworkDenoiser",
+    "NoClosedFormError",
     "Noise",
     "NoiseSchedule",
     "Objective",
@@ -95,16 +100,20 @@ __all__ = [
     "ProductLoss",
     "ProductProcess",
     "ReverseVariance",
+    "SO3Process",
+    "ScoreMatchingLoss",
     "ScorePrediction",
     "SimpleLoss",
     "Spacing",
     "State",
     "TimeSampler",
+    "TorusProcess",
     "Trace",
     "Transition",
     "UniformTime",
     "VESchedule",
     "VPSchedule",
+    "WalkVariance",
     "check_terminal",
     "discretized_gaussian_log_prob",
     "drop_condition",

@@ -171,7 +171,7 @@ class MultinomialProcess(CategoricalProcess):
         return self.exists(like).to(dtype) / self._counts(like, dtype)
 
     def _step(self, hot: Tensor, log_keep: Tensor) -> Tensor:
-        """Return keep * hot + (1 - keep) / K: a row of the transition matrix, which is symmetric."""
+        """Return keep * hot + (1 - keep) / K: a row of the (symmetric) transition matrix."""
         keep, lose = _shares(log_keep, hot)
         return keep * hot + lose * self._uniform(hot, hot.dtype)
 

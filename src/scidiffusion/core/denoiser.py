@@ -135,7 +135,8 @@ class PreconditionedDenoiser(nn.Module):
         sigma_data: Standard deviation sd of the data: a number or a tensor broadcastable to a row.
 
     Raises:
-        ConfigError: if the process is not Gaussian or `sigma_data` is not positive.
+        ConfigError: if the process is not Gaussian, its schedule has zero terminal SNR or
+            `sigma_data` is not positive.
     """
 
     def __init__(
@@ -145,6 +146,11 @@ class PreconditionedDenoiser(nn.Module):
         if not isinstance(process, GaussianProcess):
             raise ConfigError(
                 f"preconditioning is defined for Gaussian processes, not {process!r}"
+            )
+        if process.schedule.terminal_snr == 0:
+            raise ConfigError(
+                "preconditioning divides by the signal's scale, which is 0 at t = 1 with zero "
+                "terminal SNR; use NetworkDenoiser with parameterization='v'"
             )
         self.network = network
         self.process = process

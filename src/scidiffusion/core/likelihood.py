@@ -75,8 +75,8 @@ def ode_log_prob(
         raise ConfigError(f"the ODE likelihood needs a Gaussian process, not {process!r}")
     if process.schedule.terminal_snr == 0:
         raise ConfigError(
-            "the ODE likelihood needs some signal at t = 1: with zero terminal SNR the flow z / scale "
-            "has no end; use elbo"
+            "the ODE likelihood needs some signal at t = 1: with zero terminal SNR the flow of "
+            "z / scale has no end; use elbo"
         )
     check_steps(steps), check_steps(probes)
     trace = check_option(Trace, trace, "trace")
@@ -159,8 +159,8 @@ def _runge_kutta(
 def _heun(flow: Flow, u: Tensor, times: Tensor, log_sigma: list[float]) -> tuple[Tensor, Tensor]:
     """Heun's rule between given nodes, from the least noise to the most.
 
-    The state steps in sigma, where eps levels off at both ends and a schedule's last, enormous step
-    in log sigma does no harm; the log-density steps in log sigma, where its rate levels off.
+    The state steps in sigma, where eps levels off at both ends and a schedule's last, enormous
+    step in log sigma does no harm; the log-density steps in log sigma, where its rate levels off.
     """
     change = torch.zeros(len(u), dtype=u.dtype, device=u.device)
     v1, d1 = flow(u, times[0])

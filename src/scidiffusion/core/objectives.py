@@ -1,7 +1,7 @@
 r"""Training objectives: how wrong a prediction is, one number a row.
 
 For eps-prediction between adjacent nodes every Gaussian term of the ELBO is a weighted squared
-error (Prince 2023, eq. 18.39; Bishop & Bishop 2024, eq. 20.33),
+error (Prince 2023, eq. 18.39; Bishop & Bishop 2024, eq. 20.37),
 
     L_{t-1} = beta^2 / ((1 - alpha_bar)(1 - beta) 2 sigma^2) ||eps - eps_hat||^2 (+ a constant
               where sigma^2 is not the posterior variance),
@@ -321,8 +321,8 @@ class ProductLoss(Objective):
             raise ConfigError(f"ProductLoss needs a ProductProcess, not {process!r}")
         if process.parts.keys() != self.parts.keys():
             raise ConfigError(
-                f"the objectives {sorted(self.parts)} and the parts {sorted(process.parts)} of the "
-                "process must have the same names"
+                f"the objectives {sorted(self.parts)} and the parts {sorted(process.parts)} of "
+                "the process must have the same names"
             )
         total = torch.zeros(batch_size(x), device=device_of(x))
         for name, objective in self.parts.items():

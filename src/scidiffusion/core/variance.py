@@ -3,10 +3,12 @@ r"""The optimal reverse variance of a trained denoiser (Analytic-DPM, Bao et al.
 The best isotropic Gaussian p(z_s | z_t) has the variance
 
     sigma*^2 = beta tilde + (scale_s var_{t|s} / std_t^2)^2 Var[x | z_t],
-    Var[x | z_t] = (std_t / scale_t)^2 (1 - E ||eps_hat||^2 / d),
+    Var[x | z_t] = (std_t / scale_t)^2 E ||eps - eps_hat||^2 / d,
 
 where the expectation is over the data and their noisy states: it is estimated once a noise level,
-clamped to [0, (std_t / scale_t)^2], and interpolated in log-SNR.
+clamped to [0, (std_t / scale_t)^2], and interpolated in log-SNR. For an exact denoiser that is
+1 - E ||eps_hat||^2 / d, the form of the paper; this one is right for an inexact mean too, and its
+error is a share of the result, where (std_t / scale_t)^2 would magnify an absolute error.
 """
 
 from __future__ import annotations
@@ -62,17 +64,22 @@ class AnalyticVariance(nn.Module):
             )
         times = schedule.grid(min(levels, schedule.num_nodes or levels))[:-1].flip(0)
         source = (noise or KeyedNoise(0)).child("analytic variance")
-        explained = []
+        remaining = []
         with torch.no_grad():
             for index, t in enumerate(times):
-                z = process.q_sample(x, t, source.at(index)).z
-                eps = denoiser(z, t, cond).eps
-                explained.append(float((sum_rows(eps**2) / process.dimension(x)).mean()))
+                corrupted = process.q_sample(x, t, source.at(index))
+                error = corrupted.eps - denoiser(corrupted.z, t, cond).eps
+                freedom = process.dimension(x).clamp(min=1)
+                share = float((sum_rows(error**2) / freedom).mean())
+                # E ||eps||^2 / d is 1: a control variate, whose best weight for Gaussian errors
+                # is share^2. It removes nearly all sampling error where nothing is predicted.
+                excess = float((sum_rows(corrupted.eps**2) / freedom).mean()) - 1
+                remaining.append(share - share**2 * excess)
         # Fraction of sigma^2 that remains uncertain, by increasing noise.
         self.log_snr: Tensor
         self.fraction: Tensor
         self.register_buffer("log_snr", schedule.log_snr(times))
-        fraction = 1 - torch.tensor(explained, dtype=torch.float64)
+        fraction = torch.tensor(remaining, dtype=torch.float64)
         self.register_buffer("fraction", fraction.clamp(min=0.0, max=1.0))
 
     def forward(self, z: Tensor, t: Tensor, cond: Condition = None) -> Prediction:

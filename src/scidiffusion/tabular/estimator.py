@@ -30,6 +30,7 @@ from scidiffusion.core import (
     elbo,
 )
 from scidiffusion.core.distributions import Categorical
+from scidiffusion.core.schedules import check_steps
 from scidiffusion.durations import seconds
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.estimator import (
@@ -256,6 +257,7 @@ class TabularDiffusion(GenerativeEstimator):
         self._check_fitted()
         n = validate_count(self.n_rows_ if n is None else n)
         batch_size = check_batch_size(batch_size)
+        steps = check_steps(self.sample_steps if steps is None else steps)
         fixed = validate_conditions(self.schema_, conditions or {})
         if fixed and not self.known_share and set(fixed) != {self.target}:
             raise ConfigError("the model was fitted with known_share=0 and takes no conditions")
@@ -278,7 +280,7 @@ class TabularDiffusion(GenerativeEstimator):
                 denoiser,
                 clean,
                 sampler=sampler,
-                steps=steps or self.sample_steps,
+                steps=steps,
                 noise=source,
             )
             return {name: value.cpu() for name, value in reveal(state, clean, flags).items()}

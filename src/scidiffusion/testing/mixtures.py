@@ -53,7 +53,7 @@ class GaussianMixtureOracle:
         count, d = means.shape
         covariances = torch.as_tensor(covariances, dtype=F64)
         if covariances.ndim == 1:
-            covariances = covariances[:, None].expand(count, d)
+            covariances = covariances[:, None].expand(-1, d)
         if covariances.ndim == 2:
             covariances = torch.diag_embed(covariances)
         if (

@@ -24,6 +24,7 @@ from scidiffusion.core import (
     elbo,
     ode_log_prob,
 )
+from scidiffusion.core.schedules import check_steps
 from scidiffusion.durations import seconds
 from scidiffusion.errors import ConditionError, ConfigError, DataError
 from scidiffusion.estimator import (
@@ -207,13 +208,14 @@ class DensityDiffusion(GenerativeEstimator):
         self._check_fitted()
         n, batch_size = check_count(n), check_batch_size(batch_size)
         method = make_sampler(sampler or self.sampler)
+        steps = check_steps(self.sample_steps if steps is None else steps)
         device = resolve_device(self.device)
         cond = self._conditions(conditions, n)
         denoiser: Any = self.denoiser_
-        if cond is not None and guidance_scale != 1:
+        if guidance_scale != 1:
+            if conditions is None:
+                raise ConditionError("guidance_scale needs conditions=... to guide towards")
             denoiser = ClassifierFreeGuidance(denoiser, guidance_scale)
-        elif guidance_scale != 1:
-            raise ConditionError("guidance_scale needs conditions=... to guide towards")
         noise = KeyedNoise(self._next_seed(random_state))
 
         def draw(start: int, rows: int) -> Tensor:
@@ -226,7 +228,7 @@ class DensityDiffusion(GenerativeEstimator):
                 denoiser,
                 like,
                 sampler=method,
-                steps=steps or self.sample_steps,
+                steps=steps,
                 noise=noise.rows(start),
                 cond=part,
                 callback=callback,

@@ -69,7 +69,8 @@ class TrainConfig:
             the next one.
         budget: Seconds of wall clock, counted across resumed runs; None is no limit. At least
             one step is done.
-        checkpoint_every: Seconds between two checkpoints, where there is a checkpoint folder.
+        checkpoint_every: Seconds between two checkpoints, where there is a checkpoint folder; the
+            first is written after the first step.
         seed: Seed of batches, noise, condition dropout and the network's own dropout.
         accelerator: "auto", "cpu" or "gpu".
         progress: Show a progress bar on standard error.

@@ -249,7 +249,8 @@ class _Store:
 
     def __init__(self, path: Path, module: DiffusionModule, monitor: Monitor, data: str) -> None:
         self.path, self.module, self.monitor, self.data = path, module, monitor, data
-        self._next = time.monotonic() + module.config.checkpoint_every
+        # The first one after the first step: a disk that is full shows at once.
+        self._next = time.monotonic()
 
     def save_if_due(self) -> None:
         """Save if `checkpoint_every` seconds have gone by."""
