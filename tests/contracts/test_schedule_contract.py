@@ -101,7 +101,7 @@ def test_marginal_properties_agree_with_one_another(schedule):
 def test_transitions_compose(schedule):
     """From 0 to s and on to t is from 0 to t; so are any three times."""
     every = times(schedule, 12)
-    for i, j in ((2, 5), (1, -1), (-2, -1), (0, 3)):
+    for i, j in ((2, 3), (1, -1), (-2, -1), (0, 3), (1, -2)):
         s, t = every[i], every[j]
         step = schedule.transition(t, s)
         early, late = schedule.marginal(s), schedule.marginal(t)
@@ -176,15 +176,28 @@ def test_grids(schedule, spacing, steps):
         assert torch.equal(grid.flip(0), torch.arange(steps + 1, dtype=F64) / steps)
 
 
-@every_schedule
-def test_a_log_snr_grid_is_even_in_log_snr(schedule):
-    if schedule.num_nodes is not None and schedule.num_nodes < 100:
-        pytest.skip("nodes are too few for even steps")
-    if schedule.terminal_snr == 0:
-        pytest.skip("the first step is infinite")
-    gaps = schedule.log_snr(schedule.grid(10, "log_snr")[:-1]).diff()
-    spread = float((gaps.max() - gaps.min()) / gaps.mean())
-    assert spread < (1e-6 if schedule.num_nodes is None else 0.5)
+@pytest.mark.parametrize(
+    ("schedule", "tolerance"),
+    [
+        (LinearVP(), 1e-6),
+        (CosineVP(), 1e-6),
+        (VESchedule(), 1e-6),
+        (EDMSchedule(), 1e-6),
+        (DiscreteSchedule.linear(1000), 0.4),  # to the nearest node
+    ],
+    ids=repr,
+)
+def test_grids_are_even_in_what_they_say(schedule, tolerance):
+    def unevenness(values):
+        gaps = values.diff()
+        return float((gaps.max() - gaps.min()) / gaps.mean().abs())
+
+    assert unevenness(schedule.grid(10, "uniform")[:-1]) <= tolerance
+    assert unevenness(schedule.log_snr(schedule.grid(10, "log_snr")[:-1])) < tolerance
+    sigma = schedule.marginal(schedule.grid(10, "karras")[:-1]).sigma
+    assert unevenness(sigma ** (1 / 7)) < tolerance
+    sigma = schedule.marginal(schedule.grid(10, "karras", rho=3.0)[:-1]).sigma
+    assert unevenness(sigma ** (1 / 3)) < tolerance
 
 
 @every_schedule

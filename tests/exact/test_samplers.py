@@ -612,7 +612,7 @@ def test_zero_terminal_snr_on_the_mixture(sampler):
     assert oracle.wasserstein_1(z) < (0.06 if sampler.stochastic else 0.02)
 
 
-def test_the_optimum_of_two_orders_is_what_the_slope_says():
+def test_the_order_of_two_runs_is_what_their_ratio_says():
     """The order helper agrees with the ratio of errors it is computed from."""
     process, oracle = gaussian_data(CosineVP())
     errors = variance_errors(process, oracle, DPMSolverPP(), (40, 80))

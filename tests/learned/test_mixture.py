@@ -50,7 +50,7 @@ def test_samples_are_near_the_mixture(model: DensityDiffusion) -> None:
 
 
 def test_excess_eps_error_is_small(model: DensityDiffusion) -> None:
-    """The loss has a floor that no network passes; what counts is the excess over the exact eps."""
+    """The loss has a floor that no network passes; what counts is the excess over it."""
     oracle = standardised_oracle(model)
     excess = []
     with torch.no_grad():

@@ -3,9 +3,10 @@ r"""The evidence lower bound, term by term.
     log p(x) >= -(L_T + sum over steps of KL(q(z_s | z_t, x) || p(z_s | z_t)) + L_0),
     L_T = KL(q(z_1 | x) || p(z_1)),    L_0 = -E log p(x | z_{t_1})
 
-(Prince 2023, eq. 18.25; Bishop & Bishop 2024, eqs. 20.31-20.32; Ho et al. 2020, eq. 5), for any process
-whose terms have a closed form and any grid of times. Lecture notes often drop L_T; it is not small
-where the schedule ends before the data is forgotten, and then sampling from the prior is wrong
+(Prince 2023, eq. 18.25; Bishop & Bishop 2024, eqs. 20.31-20.32; Ho et al. 2020, eq. 5), for any
+process whose terms have a closed form and any grid of times. Lecture notes often drop L_T; it is
+not small where the schedule ends before the data is forgotten, and then sampling from the prior is
+wrong
 too: `check_terminal` warns.
 """
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.distributions import sum_rows
 from scidiffusion.core.gaussian import GaussianProcess
-from scidiffusion.core.prediction import Parameterization, match
+from scidiffusion.core.prediction import Parameterization, match, true_value
 from scidiffusion.core.process import (
     Corrupted,
     Process,
@@ -166,9 +166,7 @@ class SimpleLoss(Objective):
     ) -> Tensor:
         """See `Objective.loss`."""
         process = _gaussian(process, self)
-        truth = replace(
-            prediction, value=corrupted.eps, parameterization=Parameterization.EPS
-        ).target(self.target)
+        truth = true_value(x, corrupted.eps, process.schedule.marginal(t), self.target)
         error = (prediction.target(self.target) - truth) ** 2
         return sum_rows(error) / process.dimension(x).clamp(min=1)
 

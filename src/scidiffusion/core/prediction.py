@@ -134,6 +134,31 @@ class Prediction:
         return replace(other, value=value)
 
 
+def true_value(
+    x: Tensor, eps: Tensor, marginal: Marginal, parameterization: Parameterization
+) -> Tensor:
+    """What a perfect network would answer about z = scale x + std eps.
+
+    Taken from x and eps themselves: converting one of them through z loses digits where scale or
+    std is small.
+
+    Args:
+        x: (B, ...) clean data.
+        eps: (B, ...) noise.
+        marginal: Coefficients of q(z_t | x), scalar or (B,).
+        parameterization: The quantity asked for.
+    """
+    match parameterization:
+        case Parameterization.EPS:
+            return eps
+        case Parameterization.X0:
+            return x
+        case Parameterization.V:
+            return match(marginal.scale, x) * eps - match(marginal.std, x) * x
+        case Parameterization.SCORE:
+            return -eps / match(marginal.std, x)
+
+
 @dataclass(frozen=True)
 class CategoricalPrediction:
     """What a categorical denoiser says about z_t: p(x = k | z_t).

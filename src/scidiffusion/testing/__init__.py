@@ -13,10 +13,13 @@ from scidiffusion.testing.assertions import (
     empirical_order,
     wasserstein_1,
 )
+from scidiffusion.testing.manifold_oracles import IGSO3MixtureOracle, WrappedMixtureOracle
 from scidiffusion.testing.mixtures import GaussianMixtureOracle
 
 __all__ = [
     "GaussianMixtureOracle",
+    "IGSO3MixtureOracle",
+    "WrappedMixtureOracle",
     "assert_batch_independent",
     "assert_density_integrates_to_one",
     "assert_equivariant",
