@@ -215,6 +215,15 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def native_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 have hardware of their own (AMX, tensor cores)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Without AMX, bfloat16 on a CPU is emulated and slower than float32. Older torch cannot tell.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", capabilities.get("amx_tile", False)))
+
+
 def _json_params(params: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments as JSON: numpy scalars become numbers, random generators None."""
 

@@ -83,9 +83,10 @@ class OtherAt(Noise):
         return self.other.at(step) if step == self.step else self.base.at(step)
 
 
+@pytest.mark.parametrize("variance", ["posterior", "beta", "optimal"])
 @every_sampler
-def test_the_last_step_draws_no_noise(sampler):
-    process, oracle, like = plane()
+def test_the_last_step_draws_no_noise(sampler, variance):
+    process, oracle, like = plane(variance=variance)
     grid = process.schedule.grid(6, sampler.spacing)
 
     def run(noise):

@@ -236,6 +236,21 @@ def test_predictor_corrector_improves_on_its_predictor_and_has_its_declared_orde
     assert_order(errors, sampler.order, 0.2)
 
 
+def test_the_corrector_is_langevin_dynamics_at_the_noise_level_it_corrects():
+    process, oracle = prince(LinearVP())
+    t, s = torch.tensor(0.5, dtype=F64), torch.tensor(0.3, dtype=F64)
+    z, noise, snr = quantile_points(30), KeyedNoise(6), 0.2
+    predicted = EulerMaruyama().step(process, oracle, Carry(z), t, s, noise).z
+    size = 2 * (snr * process.schedule.marginal(s).std) ** 2
+    fresh = noise.child("corrector0").normal(z)
+    expected = predicted + size * oracle(predicted, s).score + (2 * size).sqrt() * fresh
+    sampler = PredictorCorrector(snr=snr)
+    found = sampler.step(process, oracle, Carry(z), t, s, noise).z
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    # It draws numbers of its own: those of the predictor would correlate the two.
+    assert not torch.equal(fresh, noise.normal(z))
+
+
 def test_predictor_corrector_corrects_more_with_more_steps():
     """Langevin steps at a large snr undo a predictor that does nothing at all."""
 

@@ -224,6 +224,16 @@ def test_score_samples_ranks_broken_rows_last(known_joint) -> None:
     assert model.score_samples(good).mean() > model.score_samples(broken).mean() + 1
 
 
+def test_precisions_agree(table) -> None:
+    """bf16 rounds the network's products and nothing else: the untrained model hardly differs."""
+    options = QUICK | {"max_steps": 5}
+    exact = TabularDiffusion(**options, precision="float32").fit(table)
+    rough = TabularDiffusion(**options, precision="bf16").fit(table)
+    first, second = (m.score_samples(table, steps=10) for m in (exact, rough))
+    assert not np.array_equal(first, second)
+    assert np.median(np.abs(first - second)) < 0.05 * np.abs(first).mean()
+
+
 def test_scikit_learn_manners(model, table) -> None:
     copy = clone(TabularDiffusion(width=9, target="arm"))
     assert copy.get_params()["width"] == 9
@@ -250,6 +260,7 @@ def test_options_are_checked_before_training(table) -> None:
     for option, message in (
         ({"method": "gan"}, "method"),
         ({"objective": "mse"}, "objective"),
+        ({"precision": "fp8"}, "precision"),
         ({"sampler": "heun"}, "heun"),
         ({"validation_fraction": 0.7}, "validation_fraction"),
         ({"budget": "soon"}, "budget"),

@@ -38,6 +38,7 @@ from scidiffusion.estimator import (
     GenerativeEstimator,
     check_batch_size,
     check_seed,
+    native_bf16,
     resolve_device,
 )
 from scidiffusion.persistence import SavedModel
@@ -66,6 +67,7 @@ OBJECTIVES = {
     "balanced": (Parameterization.V, CategoricalLoss.CROSS_ENTROPY),
 }
 """Name -> what the network predicts of a number, and the loss of a category."""
+PRECISIONS = ("auto", "float32", "bf16")
 CLASS_LEVELS = 20
 """Levels up to which an integer target counts as a class."""
 
@@ -100,7 +102,8 @@ class TabularDiffusion(GenerativeEstimator):
         sample_steps: Number of sampling steps, at most `num_nodes`.
         sampler: Rule for the numbers: "ancestral", "ddim", "dpmpp_2m" or "dpmpp_sde";
             categories are always sampled ancestrally.
-        precision: "float32" or "bf16", of the network in training.
+        precision: Of the network's matrix products, in training and sampling: "float32", "bf16",
+            or "auto", which is bf16 where the hardware multiplies it natively (AMX, tensor cores).
         device: "auto", "cpu" or "cuda".
         random_state: Seed of everything random; None takes a fresh one.
         progress: Show progress bars.
@@ -140,9 +143,9 @@ class TabularDiffusion(GenerativeEstimator):
         patience: int = 10,
         budget: float | str | None = None,
         known_share: float = 0.2,
-        sample_steps: int = 100,
+        sample_steps: int = 50,
         sampler: str = "ancestral",
-        precision: str = "float32",
+        precision: str = "auto",
         device: str = "auto",
         random_state: int | None = None,
         progress: bool = True,
@@ -204,6 +207,10 @@ class TabularDiffusion(GenerativeEstimator):
             raise ConfigError(
                 f"objective must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}"
             )
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}"
+            )
         if not 0 <= self.validation_fraction <= 0.5:
             raise ConfigError(
                 f"validation_fraction must lie in [0, 0.5], got {self.validation_fraction}"
@@ -220,7 +227,6 @@ class TabularDiffusion(GenerativeEstimator):
             ema_decay=self.ema_decay,
             patience=self.patience,
             budget=None if limit is None else seconds(limit),
-            precision=self.precision,
             validate_every=max(1, min(250, self.max_steps // 5)),
             # Few held-out rows are shown several times, with other noise each time.
             validation_draws=min(8192, max(1024, 4 * held_out)),
@@ -403,6 +409,9 @@ class TabularDiffusion(GenerativeEstimator):
         if codec.cardinalities:
             parts["cat"] = MultinomialProcess(schedule, codec.cardinalities)
         marginals = np.concatenate([*codec.marginals, np.empty(0)])
+        bf16 = self.precision == "bf16"
+        if self.precision == "auto":
+            bf16 = native_bf16(resolve_device(self.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = TableNetwork(
@@ -412,6 +421,7 @@ class TabularDiffusion(GenerativeEstimator):
                 blocks=self.blocks,
                 dropout=self.dropout,
                 log_marginals=torch.from_numpy(np.log(np.maximum(marginals, 1e-6))),
+                bf16=bf16,
             )
         return NetworkDenoiser(network, ProductProcess(parts))
 

@@ -26,6 +26,7 @@ class TableNetwork(nn.Module):
         blocks: Number of its blocks.
         dropout: Dropout rate inside the blocks.
         log_marginals: (sum K,) log-frequencies of all classes, in the order of `cardinalities`.
+        bf16: Multiply matrices in bfloat16, in training and in sampling.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class TableNetwork(nn.Module):
         blocks: int,
         dropout: float = 0.0,
         log_marginals: Tensor | None = None,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         self.numbers, self.cardinalities = numbers, list(cardinalities)
+        self.bf16 = bf16
         classes = sum(self.cardinalities)
         self.mlp = ResidualMLP(
             2 * numbers + classes + len(self.cardinalities),
@@ -90,7 +93,9 @@ class TableNetwork(nn.Module):
                 parts.append(torch.zeros(rows, width, device=time.device))
             elif width and known is not None:
                 parts.append(known[name].to(torch.float32))
-        output = self.mlp(torch.cat(parts, 1), time)
+        with torch.autocast(time.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            output = self.mlp(torch.cat(parts, 1), time)
+        output = output.to(torch.float32)
         result: dict[str, Tensor] = {}
         if self.numbers:
             result["num"] = output[:, : self.numbers]
