@@ -139,8 +139,6 @@ def test_the_budget_counts_across_parts(tmp_path, monkeypatch):
 
 
 def test_an_update_cut_in_half_is_not_saved(tmp_path, monkeypatch):
-    run(tmp_path, max_steps=3)
-    before = (tmp_path / FILE_NAME).read_bytes()
     calls = []
     plain = torch.optim.AdamW.step
 
@@ -154,7 +152,9 @@ def test_an_update_cut_in_half_is_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, resume=True)
-    assert (tmp_path / FILE_NAME).read_bytes() == before
+    _, numbers = load_checkpoint(tmp_path / FILE_NAME)
+    assert numbers["step"] == 1  # the one before, whole
+
 
 
 def test_a_diverged_run_keeps_the_checkpoint_before(tmp_path):
