@@ -87,7 +87,7 @@ class DensityDiffusion(GenerativeEstimator):
         *,
         width: int = 128,
         blocks: int = 3,
-        max_steps: int = 3000,
+        max_steps: int = 2500,
         batch_size: int = 512,
         lr: float = 2e-3,
         ema_decay: float = 0.995,
