@@ -196,6 +196,19 @@ def check_batch_size(batch_size: Any) -> int | None:
     return int(batch_size)
 
 
+def split_rows(rows: int, validation_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the rows to train on and of those to hold out, both shuffled.
+
+    Raises:
+        ConfigError: if `validation_fraction` lies outside [0, 0.5].
+    """
+    if not 0 <= validation_fraction <= 0.5:
+        raise ConfigError(f"validation_fraction must lie in [0, 0.5], got {validation_fraction}")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
+    held_out = round(validation_fraction * rows)
+    return order[held_out:], order[:held_out]
+
+
 def resolve_device(device: str) -> torch.device:
     """Return the torch device of an option "auto", "cpu" or "cuda[:index]".
 

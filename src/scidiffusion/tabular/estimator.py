@@ -29,7 +29,6 @@ from scidiffusion.core import (
     ProductProcess,
     elbo,
 )
-from scidiffusion.core.distributions import Categorical
 from scidiffusion.core.prediction import Parameterization
 from scidiffusion.core.schedules import check_steps
 from scidiffusion.durations import seconds
@@ -40,6 +39,7 @@ from scidiffusion.estimator import (
     check_seed,
     native_bf16,
     resolve_device,
+    split_rows,
 )
 from scidiffusion.persistence import SavedModel
 from scidiffusion.progress import sampling_progress
@@ -49,11 +49,18 @@ from scidiffusion.samplers import (
     make_sampler,
     sample,
 )
-from scidiffusion.tabular.codec import EncodedTable, TableCodec
+from scidiffusion.tabular.bridge import (
+    blank,
+    draw_column,
+    known_row,
+    layout_of,
+    to_encoded,
+    to_state,
+)
+from scidiffusion.tabular.codec import TableCodec
 from scidiffusion.tabular.network import TableNetwork
 from scidiffusion.tabular.objective import (
     CategoricalLoss,
-    ColumnLayout,
     GivenColumns,
     TableLoss,
     reveal,
@@ -61,13 +68,17 @@ from scidiffusion.tabular.objective import (
 from scidiffusion.tabular.schema import TableSchema, unknown_column
 from scidiffusion.tabular.validation import validate_conditions, validate_count, validate_table
 
-METHODS = ("ddpm",)
 OBJECTIVES = {
     "tabddpm": (Parameterization.EPS, CategoricalLoss.KL),
     "balanced": (Parameterization.V, CategoricalLoss.CROSS_ENTROPY),
 }
 """Name -> what the network predicts of a number, and the loss of a category."""
-PRECISIONS = ("auto", "float32", "bf16")
+CHOICES = {
+    "method": ("ddpm",),
+    "objective": tuple(OBJECTIVES),
+    "precision": ("auto", "float32", "bf16"),
+}
+"""Options that are one of a few words."""
 CLASS_LEVELS = 20
 """Levels up to which an integer target counts as a class."""
 
@@ -201,24 +212,15 @@ class TabularDiffusion(GenerativeEstimator):
         """
         from scidiffusion.training import TrainConfig, train
 
-        if self.method not in METHODS:
-            raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {self.method!r}")
-        if self.objective not in OBJECTIVES:
-            raise ConfigError(
-                f"objective must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}"
-            )
-        if not 0 <= self.validation_fraction <= 0.5:
-            raise ConfigError(
-                f"validation_fraction must lie in [0, 0.5], got {self.validation_fraction}"
-            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
+                )
         schema = validate_table(X, self._kinds(X))
-        held_out = round(self.validation_fraction * len(X))
-        limit = budget if budget is not None else self.budget
         seed = check_seed(self.random_state)
+        kept, held_out = split_rows(len(X), self.validation_fraction, seed)
+        limit = budget if budget is not None else self.budget
         device = resolve_device(self.device)
         config = TrainConfig(
             max_steps=self.max_steps,
@@ -229,7 +231,7 @@ class TabularDiffusion(GenerativeEstimator):
             budget=None if limit is None else seconds(limit),
             validate_every=max(1, min(250, self.max_steps // 5)),
             # Few held-out rows are shown several times, with other noise each time.
-            validation_draws=min(8192, max(1024, 4 * held_out)),
+            validation_draws=min(8192, max(1024, 4 * len(held_out))),
             seed=seed,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             progress=self.progress,
@@ -237,20 +239,19 @@ class TabularDiffusion(GenerativeEstimator):
         self._rule()
         self._set_schema(schema, TableCodec(schema).fit(X))
         objective = TableLoss(
-            self._layout(),
+            layout_of(self.codec_),
             categorical=OBJECTIVES[self.objective][1],
             target=self._target_index(),
             share=self.known_share,
         )
         denoiser = self._build(seed)
-        data = self._tensors(self.codec_.encode(X, seed=seed))
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(X)))
+        data = to_state(self.codec_.encode(X, seed=seed))
         self.training_ = train(
             denoiser,
             objective,
-            {name: value[order[held_out:]] for name, value in data.items()},
-            validation=({name: value[order[:held_out]] for name, value in data.items()}, None)
-            if held_out
+            {name: value[kept] for name, value in data.items()},
+            validation=({name: value[held_out] for name, value in data.items()}, None)
+            if len(held_out)
             else None,
             config=config,
             checkpoint_dir=checkpoint_dir,
@@ -295,7 +296,10 @@ class TabularDiffusion(GenerativeEstimator):
         if fixed and not self.known_share and set(fixed) != {self.target}:
             raise ConfigError("the model was fitted with known_share=0 and takes no conditions")
         device = resolve_device(self.device)
-        observed, known = self._given(fixed, device)
+        observed, known = (
+            {name: value.to(device) for name, value in part.items()}
+            for part in known_row(self.codec_, fixed)
+        )
         sampler = PartwiseSampler({"num": self._rule()} if self.codec_.numerical_names else {})
         noise = KeyedNoise(self._next_seed(random_state))
 
@@ -304,7 +308,7 @@ class TabularDiffusion(GenerativeEstimator):
             clean = {name: value.expand(rows, -1).clone() for name, value in observed.items()}
             flags = {name: value.expand(rows, -1).clone() for name, value in known.items()}
             if self._draws_target(fixed):
-                self._draw_target(clean, flags, source)
+                draw_column(self.codec_, str(self.target), clean, flags, source)
             denoiser: Any = self.denoiser_
             if any(bool(value.any()) for value in flags.values()):
                 denoiser = GivenColumns(denoiser, clean, flags)
@@ -319,10 +323,10 @@ class TabularDiffusion(GenerativeEstimator):
             return {name: value.cpu() for name, value in reveal(state, clean, flags).items()}
 
         if n == 0:
-            return self.codec_.decode(self._encoded({}, 0), conditions=fixed)
+            return self.codec_.decode(blank(self.codec_, 0), conditions=fixed)
         with sampling_progress(n, enabled=self.progress) as advance:
             state = self._blocks(draw, n, device=device, batch_size=batch_size, progress=advance)
-        return self.codec_.decode(self._encoded(state, n), conditions=fixed)
+        return self.codec_.decode(to_encoded(state, self.codec_, n), conditions=fixed)
 
     def score_samples(
         self,
@@ -345,7 +349,7 @@ class TabularDiffusion(GenerativeEstimator):
         """
         self._check_fitted()
         device = resolve_device(self.device)
-        data = self._tensors(self.codec_.encode(X, seed=self.seed_))
+        data = to_state(self.codec_.encode(X, seed=self.seed_))
         parts = []
         for start in range(0, len(X), self.compute_block):
             rows = {
@@ -384,14 +388,6 @@ class TabularDiffusion(GenerativeEstimator):
         if self.target is not None and self.target not in schema:
             raise DataError(f"target: {unknown_column(self.target, schema.names)}")
 
-    def _layout(self) -> ColumnLayout:
-        position = {name: index for index, name in enumerate(self.schema_.names)}
-        return ColumnLayout(
-            [position[name] for name in self.codec_.numerical_names],
-            [position[name] for name in self.codec_.categorical_names],
-            len(self.schema_),
-        )
-
     def _target_index(self) -> int | None:
         """Index of the column that is conditioned on, or None."""
         if self.target is None or not self.schema_[self.target].kind.is_discrete:
@@ -425,57 +421,9 @@ class TabularDiffusion(GenerativeEstimator):
             )
         return NetworkDenoiser(network, ProductProcess(parts))
 
-    def _tensors(self, encoded: EncodedTable) -> dict[str, Tensor]:
-        tensors = {}
-        if self.codec_.numerical_names:
-            tensors["num"] = torch.from_numpy(encoded.numerical)
-        if self.codec_.cardinalities:
-            tensors["cat"] = torch.from_numpy(encoded.categorical)
-        return tensors
-
-    def _encoded(self, state: Mapping[str, Tensor], n: int) -> EncodedTable:
-        numerical, categorical = self._empty(n)
-        return EncodedTable(
-            state["num"].numpy() if "num" in state else numerical,
-            state["cat"].numpy() if "cat" in state else categorical,
-        )
-
-    def _empty(self, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        codec = self.codec_
-        return (
-            np.zeros((n, len(codec.numerical_names)), dtype=np.float32),
-            np.zeros((n, len(codec.cardinalities)), dtype=np.int64),
-        )
-
-    def _given(
-        self, fixed: Mapping[str, Any], device: torch.device
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One row of known values, and its flags."""
-        codec = self.codec_
-        clean = self._tensors(EncodedTable(*self._empty(1)))
-        names = {"numerical": "num", "categorical": "cat"}
-        columns = torch.tensor([[name in fixed for name in self.schema_.names]])
-        flags = self._layout().flags(columns)
-        for (kind, index), value in codec.encode_conditions(fixed).items():
-            clean[names[kind]][0, index] = value
-        return (
-            {name: value.to(device) for name, value in clean.items()},
-            {name: value.to(device) for name, value in flags.items()},
-        )
-
     def _draws_target(self, fixed: Mapping[str, Any]) -> bool:
         # With other columns given, the target's own frequencies are no longer the right law.
         return self._target_index() is not None and not fixed
-
-    def _draw_target(
-        self, clean: dict[str, Tensor], flags: dict[str, Tensor], noise: KeyedNoise
-    ) -> None:
-        """Draw the target of every row from its training frequencies, in place."""
-        column = self.codec_.categorical_names.index(str(self.target))
-        frequencies = torch.from_numpy(self.codec_.marginals[column]).to(clean["cat"].device)
-        law = Categorical(frequencies.expand(len(clean["cat"]), -1))
-        clean["cat"][:, column] = law.sample(noise.child("target"))
-        flags["cat"][:, column] = True
 
     # -------------------------------------------------------------- persistence
 

@@ -33,6 +33,7 @@ from scidiffusion.estimator import (
     check_count,
     check_seed,
     resolve_device,
+    split_rows,
 )
 from scidiffusion.guidance import ClassifierFreeGuidance
 from scidiffusion.nn import FourierCoordinates, ResidualMLP
@@ -144,10 +145,7 @@ class DensityDiffusion(GenerativeEstimator):
             accelerator="gpu" if resolve_device(self.device).type == "cuda" else "cpu",
             progress=self.progress,
         )
-        if not 0 <= self.validation_fraction <= 0.5:
-            raise ConfigError(
-                f"validation_fraction must lie in [0, 0.5], got {self.validation_fraction}"
-            )
+        kept, held_out = split_rows(len(X), self.validation_fraction, seed)
         make_sampler(self.sampler)
         self.condition_codec_ = None if y is None else ConditionCodec.infer(y, len(X))
         self.mean_, self.scale_ = X.mean(0), X.std(0)
@@ -155,17 +153,14 @@ class DensityDiffusion(GenerativeEstimator):
         denoiser = self._build(seed)
         data = torch.from_numpy((X - self.mean_) / self.scale_).to(torch.float32)
         cond = None if self.condition_codec_ is None else self.condition_codec_.encode(y, len(X))
-        held_out = round(self.validation_fraction * len(X))
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(X)))
-        train_rows, test_rows = order[held_out:], order[:held_out]
         check_terminal(denoiser.process, data)
         self.training_ = train(
             denoiser,
             SimpleLoss(),
-            data[train_rows],
-            cond=None if cond is None else cond[train_rows],
-            validation=(data[test_rows], None if cond is None else cond[test_rows])
-            if held_out
+            data[kept],
+            cond=None if cond is None else cond[kept],
+            validation=(data[held_out], None if cond is None else cond[held_out])
+            if len(held_out)
             else None,
             config=config,
         )
