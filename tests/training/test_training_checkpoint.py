@@ -156,7 +156,6 @@ def test_an_update_cut_in_half_is_not_saved(tmp_path, monkeypatch):
     assert numbers["step"] == 1  # the one before, whole
 
 
-
 def test_a_diverged_run_keeps_the_checkpoint_before(tmp_path):
     run(tmp_path, max_steps=3)
     before = (tmp_path / FILE_NAME).read_bytes()
