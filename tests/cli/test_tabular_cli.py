@@ -16,6 +16,14 @@ from scidiffusion.cli.main import app
 
 run = CliRunner().invoke
 
+# A shell starts its background jobs with SIGINT ignored; a terminal does not.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from scidiffusion.cli.main import app
+app()
+"""
+
 
 @pytest.fixture(scope="module")
 def iris_csv(tmp_path_factory) -> str:
@@ -86,12 +94,13 @@ def test_one_clear_error(model, iris_csv, arguments, message, tmp_path, monkeypa
 def test_interrupt_leaves_a_checkpoint_and_resumes(iris_csv, tmp_path) -> None:
     """Ctrl-C in training: status 130 and a checkpoint; --resume ends as if never interrupted."""
 
-    def command(model) -> list[str]:
-        fit = [sys.executable, "-m", "scidiffusion.cli.main", "tabular", "fit", iris_csv]
-        return [*fit, str(model), "--seed", "0", "--quiet", "--max-steps", "600"]
+    def fit(model) -> list[str]:
+        options = ["--seed", "0", "--quiet", "--max-steps", "600"]
+        return ["tabular", "fit", iris_csv, str(model), *options]
 
     model, checkpoint = tmp_path / "model", tmp_path / "model.checkpoint"
-    process = subprocess.Popen(command(model), stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", INTERRUPTIBLE, *fit(model)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     # The first checkpoint is written after the first step.
     deadline = time.monotonic() + 120
     while not list(checkpoint.glob("[!.]*")) and time.monotonic() < deadline:
@@ -103,11 +112,11 @@ def test_interrupt_leaves_a_checkpoint_and_resumes(iris_csv, tmp_path) -> None:
     assert list(checkpoint.glob("[!.]*"))
     assert not model.exists()
 
-    resumed = run(app, [*command(model)[3:], "--resume"])
+    resumed = run(app, [*fit(model), "--resume"])
     assert resumed.exit_code == 0, resumed.output
     assert "600 steps" in resumed.output
     assert not checkpoint.exists()
-    whole = run(app, command(tmp_path / "whole")[3:])
+    whole = run(app, fit(tmp_path / "whole"))
     assert whole.exit_code == 0, whole.output
     weights = "weights.safetensors"
     assert (model / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()

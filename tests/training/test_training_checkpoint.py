@@ -191,6 +191,8 @@ SCRIPT = """
     from scidiffusion.training import train
     from scidiffusion.training.module import DiffusionModule
 
+    # A shell starts its background jobs with SIGINT ignored; a terminal does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     plain = DiffusionModule.training_step
 
     def step(self, batch, batch_idx=0):

@@ -165,8 +165,7 @@ class CategoricalPrediction:
 
     Args:
         z: (B, ...) noisy classes, long.
-        log_p0: (B, ..., K) log-probabilities of the clean class; -inf where a class does not
-        exist.
+        log_p0: (B, ..., K) log-probabilities of the clean class; -inf where there is no class.
     """
 
     z: Tensor

@@ -55,8 +55,8 @@ def infer_schema(
 
     Example:
         >>> schema = infer_schema(pd.DataFrame({"age": [31, 64], "city": ["Bonn", "Bath"]}))
-        >>> [(column.name, str(column.kind)) for column in schema]
-        [('age', 'numerical'), ('city', 'categorical')]
+        >>> {column.name: str(column.kind) for column in schema}
+        {'age': 'numerical', 'city': 'categorical'}
     """
     kinds = check_overrides(list(table.columns), overrides)
     return TableSchema(tuple(infer_column(table[name], kinds.get(name)) for name in table.columns))

@@ -21,17 +21,14 @@ from scidiffusion.training.seeding import key_of
 
 
 class Batch(NamedTuple):
-    """Rows that are shown together.
-
-    Args:
-        x: Clean data, rows first.
-        cond: Condition of each row, or None.
-        start: Position of the first row in the stream; keys the noise of an evaluation.
-    """
+    """Rows that are shown together."""
 
     x: State
+    """Clean data, rows first."""
     cond: Condition
+    """Condition of each row, or None."""
     start: int
+    """Position of the first row in the stream; keys the noise of an evaluation."""
 
 
 class Batches:
