@@ -87,4 +87,5 @@ def test_unusable_data_is_named(data, cond, complaint):
 
 
 def test_a_real_condition_may_be_absent():
-    Batches(rows(2), torch.tensor([torch.nan, 1.0]), batch_size=2)
+    batch = next(iter(Batches(rows(2), torch.tensor([torch.nan, 1.0]), batch_size=2)))
+    assert sorted(batch.cond.isnan().tolist()) == [False, True]
