@@ -11,7 +11,6 @@ import pytest
 from scidiffusion.errors import ConditionError, ConfigError, DataError, SchemaError
 from scidiffusion.tabular.inference import infer_schema
 from scidiffusion.tabular.validation import (
-    parse_conditions,
     validate_conditions,
     validate_count,
     validate_table,
@@ -177,39 +176,6 @@ def test_many_levels_are_not_all_printed():
     with pytest.raises(ConditionError, match=r"\(60 in all\); did you mean 'city 59'") as error:
         validate_conditions(schema, {"city": "citty 59"})
     assert len(str(error.value)) < 400
-
-
-def test_conditions_from_a_command_line():
-    schema = conditions_schema()
-    texts = ["sort=a", "count=3", "money=0.25", "flag=true", "seen=", "day=2020-01-05"]
-    assert parse_conditions(schema, texts) == {
-        "sort": "a",
-        "count": 3,
-        "money": 0.25,
-        "flag": True,
-        "seen": None,
-        "day": pd.Timestamp("2020-01-05"),
-    }
-
-
-def test_a_column_name_may_hold_an_equals_sign():
-    schema = infer_schema(pd.DataFrame({"a=b": ["x", "y=z"], "a": ["p", "q"]}))
-    assert parse_conditions(schema, ["a=b=y=z", "a=q"]) == {"a=b": "y=z", "a": "q"}
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (["sort"], "reads column=value, got 'sort'"),
-        (["srt=a"], "no column 'srt'; did you mean 'sort'"),
-        (["sort=a", "sort=b"], "two conditions on column 'sort'"),
-        (["count=many"], "'count' must be a number, got 'many'"),
-        (["count="], "'count' must be a number, got ''"),
-    ],
-)
-def test_unreadable_conditions(texts, message):
-    with pytest.raises(ConditionError, match=message):
-        parse_conditions(conditions_schema(), texts)
 
 
 @pytest.mark.parametrize("n", [0, 5, np.int64(5)])

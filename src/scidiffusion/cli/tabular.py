@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from scidiffusion.cli import report as reports
 from scidiffusion.cli.common import check_table_path, friendly_errors, read_table, write_table
 
 tabular = typer.Typer(no_args_is_help=True)
@@ -97,7 +98,10 @@ def sample(
     ] = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(help="column=value that every row shall have; repeatable."),
+        typer.Option(
+            help="What every row shall have: column=value, column=a,b, column=low..high or "
+            "column>=low; nothing after the = is missing; repeatable."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of sampling steps.")] = None,
     seed: Seed = None,
@@ -106,13 +110,18 @@ def sample(
 ) -> None:
     """Draw new rows from a model and write them."""
     from scidiffusion.tabular import TabularDiffusion
-    from scidiffusion.tabular.validation import parse_conditions, validate_count
+    from scidiffusion.tabular.condition_texts import parse_texts
+    from scidiffusion.tabular.validation import validate_count
 
     check_table_path(out)
     if n is not None:
         validate_count(n)
     estimator = TabularDiffusion.load(model, device=device).set_params(progress=not quiet)
-    conditions = parse_conditions(estimator.schema_, condition or [])
+    conditions = parse_texts(estimator.schema_, condition or [])
     rows = estimator.sample(n, conditions=conditions, steps=steps, random_state=seed)
     write_table(rows, out)
     typer.echo(f"Wrote {len(rows):,} rows x {rows.shape[1]} columns to {out}.")
+
+
+tabular.command()(reports.score)
+tabular.command()(reports.report)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from scidiffusion import _lazy
 from scidiffusion.tabular.codec import EncodedTable, TableCodec
 from scidiffusion.tabular.estimator import TabularDiffusion
 from scidiffusion.tabular.inference import infer_schema
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema
+
+if TYPE_CHECKING:
+    from scidiffusion.tabular.report import write_report as write_report
+else:
+    __getattr__, __dir__ = _lazy.attach(
+        __name__, names={"write_report": "scidiffusion.tabular.report"}
+    )
 
 __all__ = [
     "ColumnKind",
@@ -15,4 +25,5 @@ __all__ = [
     "TableSchema",
     "TabularDiffusion",
     "infer_schema",
+    "write_report",
 ]

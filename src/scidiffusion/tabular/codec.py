@@ -19,15 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scidiffusion.errors import ConfigError, DataError, ModelFileError, SchemaError
-from scidiffusion.tabular.columns import (
-    codes_from_series,
-    number_from_value,
-    numbers_from_series,
-    series_from_codes,
-    series_from_numbers,
-    snap_numbers,
-)
+from scidiffusion.tabular.columns import number_from_value, series_from_codes
 from scidiffusion.tabular.quantiles import NormalScores
+from scidiffusion.tabular.reading import (
+    check_columns,
+    read_levels,
+    read_numbers,
+    write_numbers,
+)
 from scidiffusion.tabular.schema import ColumnSchema, TableSchema
 from scidiffusion.tabular.validation import validate_conditions
 
@@ -169,7 +168,7 @@ class TableCodec:
         Raises:
             DataError: If the table does not fit the schema.
         """
-        self._check_columns(table)
+        check_columns(table, self.schema)
         if len(table) == 0:
             raise DataError("the table has no rows; a codec needs at least one to fit")
         scores: list[NormalScores] = []
@@ -184,12 +183,15 @@ class TableCodec:
         self._scores, self.marginals = scores, marginals
         return self
 
-    def encode(self, table: pd.DataFrame, *, seed: int = 0) -> EncodedTable:
+    def encode(
+        self, table: pd.DataFrame, *, seed: int = 0, gaps: bool = False
+    ) -> EncodedTable:
         """Encode rows.
 
         Args:
             table: Rows of the codec's schema, columns in any order.
             seed: Seed of the fill of missing numbers and of ``dequantize``.
+            gaps: Accept missing values in any column; where training had none the code is 0.
 
         Returns:
             The encoded rows.
@@ -199,15 +201,16 @@ class TableCodec:
                 schema does not know, or a missing value where training had none.
         """
         self._check_fitted()
-        self._check_columns(table)
+        check_columns(table, self.schema)
         rng = np.random.default_rng(seed)
         numerical = np.empty((len(table), len(self.numerical_names)), dtype=np.float32)
         categorical = np.empty((len(table), len(self.cardinalities)), dtype=np.int64)
         for column in self.schema:
             slot = self.slots[column.name]
-            numbers, codes = self._read(table, column)
-            if codes is not None:
-                categorical[:, slot.categorical] = codes
+            numbers, codes = self._read(table, column, gaps=gaps)
+            if codes is not None and slot.categorical is not None:
+                limit = self.cardinalities[slot.categorical]
+                categorical[:, slot.categorical] = np.where(codes < limit, codes, 0)
             if numbers is None or slot.numerical is None:
                 continue
             present = ~np.isnan(numbers)
@@ -343,27 +346,15 @@ class TableCodec:
         return codec
 
     def _read(
-        self, table: pd.DataFrame, column: ColumnSchema
+        self, table: pd.DataFrame, column: ColumnSchema, *, gaps: bool = False
     ) -> tuple[NDArray[np.float64] | None, NDArray[np.int64] | None]:
         """Numbers (NaN if missing) and codes of one column of a table, None where it has none."""
         values = table[column.name]
-        numbers: NDArray[np.float64] | None = None
         if column.kind.is_discrete:
-            codes = codes_from_series(values, column)
-            missing = codes < 0
-            codes[missing] = len(column.categories)
-        else:
-            numbers = numbers_from_series(values, column)
-            missing = np.isnan(numbers)
-            codes = missing.astype(np.int64)
-            if np.isinf(numbers).any():
-                raise DataError(f"column {column.name!r} holds infinite values; replace them")
-        if missing.any() and not column.missing:
-            raise DataError(
-                f"column {column.name!r} has missing values in {int(missing.sum())} row(s), "
-                "but had none in training; drop or fill those rows"
-            )
-        return numbers, codes if column.kind.is_discrete or column.missing else None
+            codes = read_levels(values, column, missing=gaps or None)
+            return None, np.where(codes < 0, len(column.categories), codes)
+        numbers = read_numbers(values, column, missing=gaps or None)
+        return numbers, np.isnan(numbers).astype(np.int64) if column.missing else None
 
     def _read_value(self, column: ColumnSchema, value: Any) -> tuple[float | None, int | None]:
         """Number and code of one valid value, as :meth:`_read` gives them."""
@@ -383,27 +374,13 @@ class TableCodec:
             assert codes is not None
             levels = np.where(codes == len(column.categories), -1, codes)
             return series_from_codes(levels, column)
-        numbers = snap_numbers(numbers, column)
         if codes is not None:
             numbers = np.where(codes == 1, np.nan, numbers)
-        return series_from_numbers(numbers, column)
+        return write_numbers(numbers, column)
 
     def _check_fitted(self) -> None:
         if not self.is_fitted:
             raise DataError("the codec is not fitted; call fit(table) first")
-
-    def _check_columns(self, table: pd.DataFrame) -> None:
-        if not isinstance(table, pd.DataFrame):
-            raise DataError(f"a table must be a pandas DataFrame, not {type(table).__name__}")
-        absent = [name for name in self.schema.names if name not in table.columns]
-        extra = [name for name in table.columns if name not in self.slots]
-        if absent or extra or len(table.columns) != len(self.schema):
-            parts = [f"lacks {', '.join(map(repr, absent[:5]))}"] * bool(absent)
-            parts += [f"has the unknown {', '.join(map(repr, extra[:5]))}"] * bool(extra)
-            raise DataError(
-                "the table's columns are not those of the schema: it "
-                + (" and ".join(parts) or "has a column twice")
-            )
 
     def _check_encoded(self, encoded: EncodedTable) -> None:
         widths = encoded.numerical.shape[1], encoded.categorical.shape[1]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scidiffusion.errors import DataError
 from scidiffusion.tabular import dates
+from scidiffusion.tabular.arrow import with_arrow, without_arrow
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, make_dtype
 
 __all__ = [
@@ -24,9 +25,13 @@ __all__ = [
     "look_up",
     "number_from_value",
     "numbers_from_series",
+    "round_numbers",
     "series_from_codes",
     "series_from_numbers",
+    "series_from_ticks",
+    "series_from_values",
     "snap_numbers",
+    "ticks_from_series",
 ]
 
 _MARKERS = {"nan": np.nan, "None": None, "NA": pd.NA}
@@ -46,6 +51,7 @@ def numbers_from_series(series: pd.Series, column: ColumnSchema) -> NDArray[np.f
     Raises:
         DataError: If the values are of another kind.
     """
+    series = without_arrow(series)
     missing = series.isna().to_numpy()
     numbers = np.full(len(series), np.nan)
     present = series[~missing]
@@ -55,7 +61,8 @@ def numbers_from_series(series: pd.Series, column: ColumnSchema) -> NDArray[np.f
         numbers[~missing] = _plain_numbers(present, column)
     else:
         # Differences of 64-bit counts, taken before anything is rounded to a float.
-        numbers[~missing] = (_ticks(present, column) - _int(column.minimum)).astype(np.float64)
+        ticks = ticks_from_series(present, column)
+        numbers[~missing] = (ticks - _int(column.minimum)).astype(np.float64)
     return numbers
 
 
@@ -94,8 +101,20 @@ def _is_numeric(present: pd.Series) -> bool:
     return present.dtype.kind in "iuf" and pd.api.types.is_numeric_dtype(present.dtype)
 
 
-def _ticks(present: pd.Series, column: ColumnSchema) -> NDArray[np.int64]:
-    """Counts of the column's unit since 1970-01-01 (of durations, since zero)."""
+def ticks_from_series(present: pd.Series, column: ColumnSchema) -> NDArray[np.int64]:
+    """Dates or durations as counts of the column's unit, exact where a float is not.
+
+    Args:
+        present: The values, none missing, not backed by pyarrow.
+        column: The column's schema.
+
+    Returns:
+        Counts since 1970-01-01, of local time where the schema says so, or of durations since
+        zero; shape (n,).
+
+    Raises:
+        DataError: If the values are of another kind.
+    """
     if column.python_type == "date":
         if not all(isinstance(value, datetime.date) for value in present):
             raise DataError(f"column {column.name!r} must hold datetime.date objects")
@@ -146,8 +165,8 @@ def number_from_value(value: Any, column: ColumnSchema) -> float:
     return float(whole - _int(column.minimum) + rest / unit)
 
 
-def snap_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> NDArray[np.float64]:
-    """Round numbers to the column's format and keep them in its observed range.
+def round_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> NDArray[np.float64]:
+    """Round numbers to the column's format.
 
     Args:
         numbers: As of :func:`numbers_from_series`; NaN stays NaN.
@@ -156,16 +175,33 @@ def snap_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> NDArray[
     Returns:
         New array of the same shape: whole where the column counts, of its decimals otherwise.
     """
+    if column.kind is not ColumnKind.NUMERICAL or _counts(column):
+        return np.rint(numbers)
+    if column.decimals is None:
+        return numbers.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = np.round(numbers, column.decimals)
+    # + 0.0 turns -0.0 into 0.0.
+    return np.where(np.isfinite(rounded), rounded, numbers) + 0.0
+
+
+def snap_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> NDArray[np.float64]:
+    """Round numbers to the column's format and keep them in its observed range.
+
+    Args:
+        numbers: As of :func:`numbers_from_series`; NaN stays NaN.
+        column: The column's schema.
+
+    Returns:
+        New array of the same shape.
+    """
     assert column.minimum is not None
     assert column.maximum is not None
+    low, high = column.minimum, column.maximum
     if column.kind is not ColumnKind.NUMERICAL or _counts(column):
-        return np.clip(np.rint(numbers), 0.0, float(column.maximum - column.minimum))
-    if column.decimals is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            rounded = np.round(numbers, column.decimals)
-        numbers = np.where(np.isfinite(rounded), rounded, numbers)
-    # Last, so that rounding never leaves the range; + 0.0 turns -0.0 into 0.0.
-    return np.clip(numbers, column.minimum, column.maximum) + 0.0
+        low, high = 0.0, float(high - low)
+    # Last, so that rounding never leaves the range.
+    return np.clip(round_numbers(numbers, column), low, high) + 0.0
 
 
 def series_from_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> pd.Series:
@@ -179,9 +215,11 @@ def series_from_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> p
         The column.
     """
     missing = np.isnan(numbers)
-    if column.kind is ColumnKind.NUMERICAL:
-        return _restore_numbers(np.where(missing, 0.0, numbers), missing, column)
-    return _restore_times(np.where(missing, 0.0, numbers), missing, column)
+    numbers = np.where(missing, 0.0, numbers)
+    if column.kind is not ColumnKind.NUMERICAL:
+        ticks = np.rint(numbers).astype(np.int64) + _int(column.minimum)
+        return series_from_ticks(ticks, missing, column)
+    return with_arrow(_restore_numbers(numbers, missing, column), column.arrow)
 
 
 def _restore_numbers(
@@ -197,13 +235,22 @@ def _restore_numbers(
         offsets[top] = span
         wrapped = offsets + np.uint64(low % 2**64)
         values = wrapped.astype(np.int64) if low < 0 or low + span < 2**63 else wrapped
-    return _with_missing(values, missing, column)
+    return series_from_values(values, missing, column)
 
 
-def _with_missing(
+def series_from_values(
     values: NDArray[Any], missing: NDArray[np.bool_], column: ColumnSchema
 ) -> pd.Series:
-    """A series of the schema's dtype, missing where the mask says so."""
+    """A series of the schema's dtype, but for pyarrow, missing where the mask says so.
+
+    Args:
+        values: Shape (n,), anything where missing.
+        missing: Mask of shape (n,).
+        column: The column's schema, not of dtype ``category``.
+
+    Returns:
+        The column.
+    """
     if column.dtype == "object":
         objects = values.astype(object)
         objects[missing] = _MARKERS[column.missing_marker]
@@ -219,10 +266,25 @@ def _with_missing(
     return series
 
 
-def _restore_times(
-    numbers: NDArray[np.float64], missing: NDArray[np.bool_], column: ColumnSchema
+def series_from_ticks(
+    ticks: NDArray[np.int64], missing: NDArray[np.bool_], column: ColumnSchema
 ) -> pd.Series:
-    ticks = np.rint(numbers).astype(np.int64) + _int(column.minimum)
+    """The inverse of :func:`ticks_from_series`, with the dtype of the schema.
+
+    Args:
+        ticks: Shape (n,), anything where missing.
+        missing: Mask of shape (n,).
+        column: The schema of a column of dates or durations.
+
+    Returns:
+        The column.
+    """
+    return with_arrow(_restore_times(ticks, missing, column), column.arrow)
+
+
+def _restore_times(
+    ticks: NDArray[np.int64], missing: NDArray[np.bool_], column: ColumnSchema
+) -> pd.Series:
     if column.kind is ColumnKind.TIMEDELTA:
         spans = ticks.astype(f"m8[{column.unit}]").astype(column.dtype)
         spans[missing] = np.timedelta64("NaT")
@@ -233,7 +295,7 @@ def _restore_times(
             objects = times.astype("M8[D]").astype(object)
         else:
             objects = dates.format_dates(times.astype("M8[ns]"), column.date_format)
-        return _with_missing(objects, missing, column)
+        return series_from_values(objects, missing, column)
     if column.timezone is None:
         times = times.astype(column.dtype)
         times[missing] = np.datetime64("NaT")
@@ -264,6 +326,7 @@ def codes_from_series(series: pd.Series, column: ColumnSchema) -> NDArray[np.int
     Raises:
         DataError: If a value is not one of the categories.
     """
+    series = without_arrow(series)
     missing = series.isna().to_numpy()
     if isinstance(series.dtype, pd.CategoricalDtype):
         levels = look_up(pd.Series(series.dtype.categories, dtype=object), column)
@@ -294,7 +357,7 @@ def look_up(series: pd.Series, column: ColumnSchema) -> NDArray[np.int64]:
     """
     # A dict and not a pandas index, for which "" and a null character are the same text.
     places = {level: place for place, level in enumerate(column.categories)}
-    values = series.to_numpy(object).tolist()
+    values = without_arrow(series).to_numpy(object).tolist()
     return np.fromiter((places.get(value, -1) for value in values), np.int64, len(values))
 
 
@@ -312,11 +375,13 @@ def series_from_codes(codes: NDArray[np.int64], column: ColumnSchema) -> pd.Seri
     if column.dtype == "category":
         levels = pd.Index(list(column.levels), dtype=make_dtype(column.levels_dtype or "object"))
         dtype = pd.CategoricalDtype(levels, ordered=column.ordered)
-        positions = np.array([column.levels.index(level) for level in column.categories])
+        places = {level: place for place, level in enumerate(column.levels)}
+        positions = np.array([places[level] for level in column.categories])
         mapped = np.where(missing, -1, positions[codes])
         return pd.Series(pd.Categorical.from_codes(mapped, dtype=dtype), name=column.name)
     levels_array = np.empty(len(column.categories), dtype=object)
     levels_array[:] = column.categories
     if column.dtype != "object" and isinstance(make_dtype(column.dtype), np.dtype):
         levels_array = np.array(column.categories)
-    return _with_missing(levels_array[np.where(missing, 0, codes)], missing, column)
+    series = series_from_values(levels_array[np.where(missing, 0, codes)], missing, column)
+    return with_arrow(series, column.arrow)

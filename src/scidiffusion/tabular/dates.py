@@ -20,7 +20,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.tseries.api import guess_datetime_format
 
-__all__ = ["coarsest_unit", "detect_format", "format_dates", "parse_dates", "unit_ratio"]
+__all__ = [
+    "coarsest_unit",
+    "detect_format",
+    "format_dates",
+    "looks_like_date",
+    "parse_dates",
+    "unit_ratio",
+]
 
 # Units from coarse to fine, in nanoseconds, under numpy's names ("m" is the minute).
 _NANOSECONDS = {
@@ -72,6 +79,15 @@ def coarsest_unit(ticks: NDArray[np.int64], unit: str) -> str:
         if not np.any(ticks % unit_ratio(candidate, unit)):
             return candidate
     return unit
+
+
+def looks_like_date(text: str) -> bool:
+    """Whether a text is written like a date of ISO 8601: the others need not be parsed.
+
+    Args:
+        text: Any text.
+    """
+    return _iso_format(text) is not None
 
 
 def detect_format(texts: pd.Series, *, guess: bool = False) -> str | None:

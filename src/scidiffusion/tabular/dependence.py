@@ -13,6 +13,7 @@ equal width over the real range) for every other pair.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from scidiffusion.tabular.views import TableView
 
-__all__ = ["association_matrix", "shape_errors", "trend_error"]
+__all__ = ["association_matrix", "pair_errors", "shape_errors", "trend_error"]
 
 TREND_BINS = 10
 # Beyond these, pairs and rows are drawn at random: wide or long tables still score in seconds.
@@ -158,24 +159,43 @@ def trend_error(real: TableView, synthetic: TableView, rng: np.random.Generator)
         Value in [0, 1]; 0 for a table of one column.
     """
     real, synthetic = real.sample(MAX_ROWS, rng), synthetic.sample(MAX_ROWS, rng)
-    columns_real, columns_synthetic = _columns(real), _columns(synthetic)
-    bins: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-    for index, (x, y) in enumerate(zip(columns_real, columns_synthetic, strict=True)):
-        bins[index] = _binned(x, y) if x.dtype.kind == "f" else (x, y)
-    pairs = list(itertools.combinations(range(len(columns_real)), 2))
+    pairs = list(itertools.combinations(range(len(real.schema)), 2))
     if len(pairs) > MAX_PAIRS:
         pairs = [pairs[k] for k in rng.choice(len(pairs), MAX_PAIRS, replace=False)]
-    errors = []
-    for i, j in pairs:
+    errors = pair_errors(real, synthetic, pairs)
+    return float(np.mean(errors)) if len(errors) else 0.0
+
+
+def pair_errors(
+    real: TableView, synthetic: TableView, pairs: Sequence[tuple[int, int]]
+) -> NDArray[np.float64]:
+    """Distance of single pairs' dependence from the real one.
+
+    Args:
+        real: The real table.
+        synthetic: The table to judge.
+        pairs: Places of two columns in the schema.
+
+    Returns:
+        Shape (len(pairs),), in [0, 1]: half the difference of the correlations of two numbers,
+        the total variation distance of the joint table of any other pair.
+    """
+    columns_real, columns_synthetic = _columns(real), _columns(synthetic)
+    bins: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    for index in {index for pair in pairs for index in pair}:
+        x, y = columns_real[index], columns_synthetic[index]
+        bins[index] = _binned(x, y) if x.dtype.kind == "f" else (x, y)
+    errors = np.empty(len(pairs))
+    for place, (i, j) in enumerate(pairs):
         if columns_real[i].dtype.kind == "f" and columns_real[j].dtype.kind == "f":
             before = _pearson(columns_real[i], columns_real[j])
             after = _pearson(columns_synthetic[i], columns_synthetic[j])
-            errors.append(abs(before - after) / 2)
+            errors[place] = abs(before - after) / 2
         else:
             size = int(max(bins[j][0].max(), bins[j][1].max())) + 1
             joint = [bins[i][side] * size + bins[j][side] for side in (0, 1)]
-            errors.append(_total_variation(*joint))
-    return float(np.mean(errors)) if errors else 0.0
+            errors[place] = _total_variation(*joint)
+    return errors
 
 
 def _binned(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scidiffusion.errors import DataError, SchemaError
 from scidiffusion.tabular import dates
+from scidiffusion.tabular.arrow import arrow_type, without_arrow
 from scidiffusion.tabular.schema import (
     ColumnKind,
     ColumnSchema,
@@ -39,7 +40,9 @@ def infer_schema(
     Text, objects and pandas categories are categorical; booleans are boolean; numbers are
     numerical however few values they take (numbers in text are text). Text is a date if one strict
     ISO format prints every value. An override changes the kind where the values allow it: numbers,
-    dates as text and booleans to ``categorical``, text in any one date format to ``datetime``.
+    dates as text and booleans to ``categorical``, text in any one date format to ``datetime``,
+    text and whole numbers to ``identifier``. Columns backed by pyarrow are read as the same
+    values without it.
 
     Args:
         table: The training table; see :func:`scidiffusion.tabular.validation.validate_table` for
@@ -106,6 +109,8 @@ def infer_column(series: pd.Series, override: ColumnKind | None = None) -> Colum
         SchemaError: If it cannot be of the kind asked for.
     """
     name = str(series.name)
+    arrow = arrow_type(series)
+    series = without_arrow(series)
     present = series[series.notna()]
     if len(present) == 0:
         raise DataError(f"column {name!r} has only missing values; drop it")
@@ -114,12 +119,15 @@ def infer_column(series: pd.Series, override: ColumnKind | None = None) -> Colum
         "dtype": dtype_name(series.dtype),
         "missing": len(present) < len(series),
         "missing_marker": _missing_marker(series),
+        "arrow": arrow,
     }
     natural, python_type, date_format = _natural_kind(
         present, guess=override is ColumnKind.DATETIME
     )
     common["python_type"] = python_type
     kind = natural if override is None else override
+    if kind is ColumnKind.IDENTIFIER:
+        return _identifier(present, natural, common)
     if kind is ColumnKind.CATEGORICAL and date_format is not None:
         natural = ColumnKind.CATEGORICAL
     if kind is not natural and (kind is not ColumnKind.CATEGORICAL or not _has_levels(natural)):
@@ -140,6 +148,22 @@ def infer_column(series: pd.Series, override: ColumnKind | None = None) -> Colum
     )
 
 
+def _identifier(present: pd.Series, natural: ColumnKind, common: dict[str, Any]) -> ColumnSchema:
+    """The schema of text or whole numbers that name rows: their format, and none of them."""
+    whole = natural is ColumnKind.NUMERICAL and _number_format(present, common["python_type"])
+    levels = present.dtype.categories if isinstance(present.dtype, pd.CategoricalDtype) else None
+    text = levels is None or pd.api.types.infer_dtype(levels, skipna=True) == "string"
+    if natural is ColumnKind.CATEGORICAL and text:
+        return ColumnSchema(kind=ColumnKind.IDENTIFIER, **common)
+    if not (whole and whole["integer"]):
+        raise SchemaError(
+            f"schema override: column {common['name']!r} ({present.dtype}) cannot be an "
+            "identifier, which is text or whole numbers; "
+            + _conversion_hint(common["name"], ColumnKind.IDENTIFIER)
+        )
+    return ColumnSchema(kind=ColumnKind.IDENTIFIER, integer=True, **common)
+
+
 def _has_levels(natural: ColumnKind) -> bool:
     return natural.is_discrete or natural is ColumnKind.NUMERICAL
 
@@ -152,6 +176,7 @@ def _conversion_hint(name: str, kind: ColumnKind) -> str:
         ColumnKind.TIMEDELTA: f"convert it first: {column} = pd.to_timedelta({column})",
         ColumnKind.BOOLEAN: f"convert it first: {column} = {column}.astype('boolean')",
         ColumnKind.CATEGORICAL: f"convert it first: {column} = {column}.astype(str)",
+        ColumnKind.IDENTIFIER: f"convert it first: {column} = {column}.astype(str)",
     }
     return hints[kind]
 
@@ -189,12 +214,31 @@ def _natural_kind(present: pd.Series, *, guess: bool) -> tuple[ColumnKind, str |
         return ColumnKind.BOOLEAN, None, None
     if supported and pd.api.types.is_numeric_dtype(dtype) and dtype.kind in "iuf":
         return ColumnKind.NUMERICAL, None, None
+    if isinstance(dtype, pd.ArrowDtype):
+        raise DataError(_unknown_arrow(str(name), str(dtype.pyarrow_dtype)))
     raise DataError(
         f"column {name!r} has the dtype {dtype}, which is not supported; convert it to numbers, "
         "text, booleans, categories or dates, or drop it"
     )
 
 
+def _unknown_arrow(name: str, arrow: str) -> str:
+    """Message for a type of Arrow's that is not learned."""
+    column = f"df[{name!r}]"
+    if arrow.startswith(_NESTED):
+        return (
+            f"column {name!r} holds nested values ({arrow:.60}), which are not supported; drop "
+            f"it, or turn its parts into columns first"
+        )
+    hint = "convert it to numbers, text, booleans, categories or dates, or drop it"
+    if arrow.startswith("decimal"):
+        hint = f"convert it: {column} = {column}.astype('float64')"
+    elif arrow.startswith("dictionary"):
+        hint = f"convert it: {column} = {column}.astype(str).astype('category')"
+    return f"column {name!r} has the Arrow type {arrow:.60}, which is not supported; {hint}"
+
+
+_NESTED = ("list", "large_list", "fixed_size_list", "struct", "map")
 _NULLABLE = {"boolean"} | {
     f"{kind}{bits}"
     for kind, widths in (("int", "8 16 32 64"), ("uint", "8 16 32 64"), ("float", "32 64"))
@@ -205,6 +249,8 @@ _NULLABLE = {"boolean"} | {
 def _text_kind(
     present: pd.Series, python_type: str | None, *, guess: bool
 ) -> tuple[ColumnKind, str | None, str | None]:
+    if not guess and not dates.looks_like_date(str(present.iloc[0])):
+        return ColumnKind.CATEGORICAL, python_type, None
     date_format = dates.detect_format(pd.Series(present.unique(), dtype=object), guess=guess)
     kind = ColumnKind.CATEGORICAL if date_format is None else ColumnKind.DATETIME
     return kind, python_type, date_format
@@ -239,6 +285,10 @@ def _object_kind(present: pd.Series, *, guess: bool) -> tuple[ColumnKind, str | 
         "timedelta": f"df[{name!r}] = pd.to_timedelta(df[{name!r}])",
         "Timedelta": f"df[{name!r}] = pd.to_timedelta(df[{name!r}])",
         "Decimal": f"df[{name!r}] = df[{name!r}].astype(float)",
+        **dict.fromkeys(
+            ("list", "tuple", "set", "dict", "ndarray"),
+            f"nested values must become columns of their own first, or df.drop(columns={name!r})",
+        ),
     }.get(kind.__name__, f"drop it, or df[{name!r}] = df[{name!r}].map(str, na_action='ignore')")
     raise DataError(
         f"column {name!r} holds objects of type {kind.__name__}, which are not supported; {hint}"
@@ -258,7 +308,8 @@ def _levels(present: pd.Series) -> dict[str, Any]:
             "levels_dtype": dtype_name(index.dtype),
             "ordered": bool(present.dtype.ordered),
         }
-    return {"categories": tuple(sorted({python_value(value) for value in present.to_list()}))}
+    distinct = set(present.to_list())
+    return {"categories": tuple(sorted({python_value(value) for value in distinct}))}
 
 
 def _number_format(present: pd.Series, python_type: str | None) -> dict[str, Any]:

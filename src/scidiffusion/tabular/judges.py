@@ -22,6 +22,7 @@ from scidiffusion.tabular.views import TableView
 
 __all__ = [
     "classifier_two_sample_score",
+    "comparable_numbers",
     "copy_share",
     "is_classification",
     "ml_efficacy",
@@ -242,18 +243,30 @@ def copy_share(train: TableView, other: TableView) -> float:
     return float(np.isin(_row_keys(other), known).mean())
 
 
-def _row_keys(view: TableView) -> NDArray[np.uint64]:
-    columns: dict[int, NDArray[np.float64] | NDArray[np.int64]] = {}
-    for column, numbers in zip(view.numerical, view.numbers.T, strict=True):
+def comparable_numbers(view: TableView) -> NDArray[np.float64]:
+    """Numbers that are equal exactly where the table would write them the same.
+
+    Args:
+        view: Any table.
+
+    Returns:
+        Shape (n, d_num): rounded to the column's decimals; a column without a fixed number of them
+        is counted in millionths of its range. NaN where missing.
+    """
+    numbers = view.numbers.copy()
+    for index, column in enumerate(view.numerical):
         assert column.minimum is not None
         assert column.maximum is not None
         if column.decimals is None and isinstance(column.minimum, float):
             span = max(column.maximum - column.minimum, 1e-300)
-            numbers = np.rint((numbers - column.minimum) / span * 1e6)
+            numbers[:, index] = np.rint((numbers[:, index] - column.minimum) / span * 1e6)
         else:
-            numbers = np.round(numbers, column.decimals or 0)
-        columns[len(columns)] = numbers + 0.0
-    for codes in view.codes.T:
-        columns[len(columns)] = codes
-    hashes = pd.util.hash_pandas_object(pd.DataFrame(columns), index=False)
+            numbers[:, index] = np.round(numbers[:, index], column.decimals or 0)
+    # No negative zero: it equals zero, but its hash is another.
+    return numbers + 0.0
+
+
+def _row_keys(view: TableView) -> NDArray[np.uint64]:
+    columns = [*comparable_numbers(view).T, *view.codes.T]
+    hashes = pd.util.hash_pandas_object(pd.DataFrame(dict(enumerate(columns))), index=False)
     return np.asarray(hashes, dtype=np.uint64)

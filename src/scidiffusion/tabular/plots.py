@@ -17,6 +17,14 @@ from numpy.typing import NDArray
 from scidiffusion.errors import OutputError
 from scidiffusion.tabular.columns import series_from_numbers
 from scidiffusion.tabular.dependence import association_matrix, shape_errors
+from scidiffusion.tabular.marginals import (
+    bin_edges,
+    bin_shares,
+    compact,
+    level_shares,
+    shorten,
+    shown_numbers,
+)
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema
 from scidiffusion.tabular.views import TableView
 
@@ -29,8 +37,6 @@ __all__ = ["plot_comparison"]
 REAL_COLOUR = "#8fa8c4"
 SYNTHETIC_COLOUR = "#d1541f"
 INK = "#333333"
-BINS = 40
-MAX_LEVELS = 8
 MAX_MAP_COLUMNS = 30
 MAX_ROWS = 50_000
 
@@ -129,7 +135,7 @@ def _plot_marginal(
     else:
         index = views[0].numerical.index(column)
         _plot_numbers(axes, [view.numbers[:, index] for view in views], column)
-    axes.set_title(_short(column.name, 28), fontsize=9.5, loc="left", color=INK, weight="bold")
+    axes.set_title(shorten(column.name, 28), fontsize=9.5, loc="left", color=INK, weight="bold")
     axes.set_title(f"error {100 * error:.1f} %", fontsize=8, loc="right", color="#777777")
     axes.tick_params(labelsize=8, colors="#555555", length=2)
     for side in ("top", "right"):
@@ -139,9 +145,9 @@ def _plot_marginal(
 
 
 def _plot_numbers(axes: Axes, numbers: list[NDArray[np.float64]], column: ColumnSchema) -> None:
-    known = [_values(x[np.isfinite(x)], column) for x in numbers]
-    edges, logarithmic = _bin_edges(known[0], column)
-    shares = [_shares(x, edges) for x in known]
+    known = [shown_numbers(x[np.isfinite(x)], column) for x in numbers]
+    edges, logarithmic = bin_edges(known[0], column)
+    shares = [bin_shares(x, edges) for x in known]
     axes.stairs(shares[0], edges, fill=True, color=REAL_COLOUR)
     axes.stairs(shares[1], edges, color=SYNTHETIC_COLOUR, linewidth=1.5)
     notes = []
@@ -164,46 +170,6 @@ def _plot_numbers(axes: Axes, numbers: list[NDArray[np.float64]], column: Column
     axes.text(0.98, 0.96, "\n".join(notes), transform=axes.transAxes, **style)
 
 
-def _values(numbers: NDArray[np.float64], column: ColumnSchema) -> NDArray[np.float64]:
-    """Numbers as the column shows them; dates and durations stay counts."""
-    if column.kind is ColumnKind.NUMERICAL and isinstance(column.minimum, int):
-        return numbers + column.minimum
-    return numbers
-
-
-def _bin_edges(
-    values: NDArray[np.float64], column: ColumnSchema
-) -> tuple[NDArray[np.float64], bool]:
-    """Bins for most of the real values, and whether they are even in the logarithm.
-
-    What lies beyond the outermost edges is drawn in the outermost bins.
-    """
-    distinct = np.unique(values)
-    if len(distinct) < 2:
-        centre = float(distinct[0]) if len(distinct) else 0.0
-        return np.array([centre - 0.5, centre + 0.5]), False
-    whole = column.integer or column.kind is not ColumnKind.NUMERICAL
-    if whole and distinct[-1] - distinct[0] < BINS:
-        return np.arange(distinct[0] - 0.5, distinct[-1] + 1.0), False
-    low, middle, high = np.quantile(values, [0.002, 0.5, 0.998])
-    if column.kind is ColumnKind.NUMERICAL and low > 0 and high > 50 * low and high > 8 * middle:
-        return np.geomspace(low, high, BINS + 1), True
-    if high - low <= 0.05 * (distinct[-1] - distinct[0]):
-        low, high = distinct[0], distinct[-1]
-    width = (high - low) / BINS
-    if whole:
-        # Bins of equally many whole numbers, or their counts would show stripes.
-        width = max(1.0, np.ceil(width))
-        low = np.floor(low) - 0.5
-    count = max(int(np.ceil((high - low) / width)), 1)
-    return low + width * np.arange(count + 1), False
-
-
-def _shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    inside = np.clip(values, edges[0], edges[-1])
-    return np.histogram(inside, edges)[0] / max(len(values), 1)
-
-
 def _label_numbers(
     axes: Axes, edges: NDArray[np.float64], column: ColumnSchema, *, logarithmic: bool
 ) -> None:
@@ -216,38 +182,22 @@ def _label_numbers(
         span = float(column.maximum - column.minimum)
         at = np.clip(np.rint(np.linspace(edges[0], edges[-1], 7)[[1, 3, 5]]), 0, span)
         values = series_from_numbers(at, column)
-        axes.set_xticks(at, [_short(str(value).removesuffix(" 00:00:00"), 19) for value in values])
+        axes.set_xticks(
+            at, [shorten(str(value).removesuffix(" 00:00:00"), 19) for value in values]
+        )
         return
     few = LogLocator(numticks=5) if logarithmic else MaxNLocator(5, integer=column.integer)
     axes.xaxis.set_major_locator(few)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _compact(value: float) -> str:
-    """A number in few characters."""
-    for size, suffix in ((1e9, "G"), (1e6, "M")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{suffix}"
-    return f"{value:.6g}"
-
-
 def _plot_levels(axes: Axes, codes: list[NDArray[np.int64]], column: ColumnSchema) -> None:
-    names = [*(str(level) for level in column.categories), "missing", "unknown"]
-    shares = np.stack([np.bincount(x, minlength=len(names)) / len(x) for x in codes])
-    order = np.argsort(-shares[0], kind="stable")
-    order = order[shares[:, order].max(axis=0) > 0]
-    if len(order) > MAX_LEVELS:
-        rest = shares[:, order[MAX_LEVELS - 1 :]].sum(axis=1, keepdims=True)
-        labels = [names[k] for k in order[: MAX_LEVELS - 1]]
-        labels.append(f"{len(order) - MAX_LEVELS + 1} others")
-        shares = np.concatenate([shares[:, order[: MAX_LEVELS - 1]], rest], axis=1)
-    else:
-        labels, shares = [names[k] for k in order], shares[:, order]
+    labels, shares = level_shares(codes, column)
     place = np.arange(len(labels))
     axes.barh(place, shares[0], height=0.72, color=REAL_COLOUR)
     axes.vlines(shares[1], place - 0.4, place + 0.4, color=SYNTHETIC_COLOUR, linewidth=2.2)
-    axes.set_yticks(place, [_short(label, 16) for label in labels])
+    axes.set_yticks(place, [shorten(label, 16) for label in labels])
     axes.set_ylim(max(len(labels), 3) - 0.4, -0.6)
     axes.set_xlim(0, 1.08 * float(shares.max()))
     axes.xaxis.set_major_locator(_few_ticks())
@@ -269,7 +219,7 @@ def _percent() -> Any:
 def _plot_maps(figure: Any, views: tuple[TableView, TableView]) -> None:
     """Dependence: real, synthetic, difference."""
     matrices = [association_matrix(view, MAX_MAP_COLUMNS) for view in views]
-    names = [_short(name, 16) for name in views[0].schema.names[:MAX_MAP_COLUMNS]]
+    names = [shorten(name, 16) for name in views[0].schema.names[:MAX_MAP_COLUMNS]]
     difference = matrices[1] - matrices[0]
     off = ~np.eye(len(names), dtype=bool)
     mean = float(np.abs(difference[off]).mean()) if off.any() else 0.0
@@ -299,7 +249,3 @@ def _plot_maps(figure: Any, views: tuple[TableView, TableView]) -> None:
             bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.02)
             bar.outline.set_visible(False)
             bar.ax.tick_params(labelsize=7.5, length=0, colors="#555555")
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

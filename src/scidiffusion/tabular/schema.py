@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,7 +25,7 @@ __all__ = ["ColumnKind", "ColumnSchema", "Level", "TableSchema"]
 
 Level: TypeAlias = str | int | float | bool
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class ColumnKind(StrEnum):
@@ -35,11 +36,17 @@ class ColumnKind(StrEnum):
     BOOLEAN = "boolean"
     DATETIME = "datetime"
     TIMEDELTA = "timedelta"
+    IDENTIFIER = "identifier"
 
     @property
     def is_discrete(self) -> bool:
         """Whether the values are levels without distances (categorical or boolean)."""
         return self in (ColumnKind.CATEGORICAL, ColumnKind.BOOLEAN)
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether the values are learned; an identifier's are made up, see `identifiers`."""
+        return self is not ColumnKind.IDENTIFIER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,8 @@ class ColumnSchema:
         timezone: Time zone of zoned dates.
         wall_time: Zoned dates are counted in local time (whole days there) and not in UTC.
         date_format: Dates kept as text: their format, see :mod:`scidiffusion.tabular.dates`.
+        arrow: Arrow type of a pyarrow-backed column, e.g. ``"int64"``; ``dtype`` is then that of
+            the same values without pyarrow.
 
     Raises:
         SchemaError: If the fields contradict each other.
@@ -90,6 +99,7 @@ class ColumnSchema:
     timezone: str | None = None
     wall_time: bool = False
     date_format: str | None = None
+    arrow: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -104,6 +114,8 @@ class ColumnSchema:
         if self.kind.is_discrete:
             if not self.categories:
                 raise SchemaError(f"column {self.name!r} is {self.kind} but lists no categories")
+            return
+        if not self.kind.is_modelled:
             return
         if self.minimum is None or self.maximum is None or self.minimum > self.maximum:
             raise SchemaError(
@@ -170,6 +182,25 @@ class TableSchema:
         """Column names in order."""
         return [column.name for column in self.columns]
 
+    @property
+    def modelled(self) -> TableSchema:
+        """The columns that a model learns: all but the identifiers.
+
+        Raises:
+            SchemaError: If there is none.
+        """
+        columns = tuple(column for column in self.columns if column.kind.is_modelled)
+        return self if len(columns) == len(self.columns) else TableSchema(columns)
+
+    @property
+    def identifiers(self) -> tuple[ColumnSchema, ...]:
+        """The columns whose values are made up."""
+        return tuple(column for column in self.columns if not column.kind.is_modelled)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {column.name: place for place, column in enumerate(self.columns)}
+
     def __iter__(self) -> Iterator[ColumnSchema]:
         return iter(self.columns)
 
@@ -177,13 +208,12 @@ class TableSchema:
         return len(self.columns)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._places
 
     def __getitem__(self, name: str) -> ColumnSchema:
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise SchemaError(unknown_column(name, self.names))
+        if name not in self._places:
+            raise SchemaError(unknown_column(name, self.names))
+        return self.columns[self._places[name]]
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as a JSON object."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scidiffusion.training.batches import Batch as Batch
     from scidiffusion.training.batches import Batches as Batches
     from scidiffusion.training.batches import EvaluationBatches as EvaluationBatches
+    from scidiffusion.training.budget import DPBudget as DPBudget
     from scidiffusion.training.config import TrainConfig as TrainConfig
     from scidiffusion.training.fit import TrainResult as TrainResult
     from scidiffusion.training.fit import train as train
@@ -25,6 +26,7 @@ else:
         names={
             "Batch": "scidiffusion.training.batches",
             "Batches": "scidiffusion.training.batches",
+            "DPBudget": "scidiffusion.training.budget",
             "DiffusionModule": "scidiffusion.training.module",
             "EvaluationBatches": "scidiffusion.training.batches",
             "TrainConfig": "scidiffusion.training.config",
@@ -36,6 +38,7 @@ else:
 __all__ = [
     "Batch",
     "Batches",
+    "DPBudget",
     "DiffusionModule",
     "EvaluationBatches",
     "TrainConfig",

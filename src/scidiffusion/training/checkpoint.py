@@ -38,6 +38,7 @@ SAME_RUN = (
     "validate_every",
     "validation_draws",
     "seed",
+    "privacy",
 )
 """Options that a resumed run must share; the others (limits, device, display) may change."""
 
@@ -101,7 +102,10 @@ def fingerprint(*states: Any) -> str:
 
 def describe(config: TrainConfig) -> dict[str, Any]:
     """Return the options of `SAME_RUN` as JSON has them."""
-    values: dict[str, Any] = json.loads(json.dumps({k: getattr(config, k) for k in SAME_RUN}))
+    plain = {name: getattr(config, name) for name in SAME_RUN}
+    if config.privacy is not None:
+        plain["privacy"] = config.privacy.to_dict()
+    values: dict[str, Any] = json.loads(json.dumps(plain))
     return values
 
 

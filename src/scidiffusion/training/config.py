@@ -14,6 +14,7 @@ from typing import Any
 
 from scidiffusion.core.schedules import check_option
 from scidiffusion.errors import ConfigError
+from scidiffusion.training.budget import DPBudget
 
 
 class Precision(StrEnum):
@@ -75,6 +76,8 @@ class TrainConfig:
         accelerator: "auto", "cpu" or "gpu".
         progress: Show a progress bar on standard error.
         compile: Compile the network with `torch.compile`; needs a C++ compiler on the CPU.
+        privacy: Budget of differential privacy, all of it for the training; None trains without.
+            See `scidiffusion.training.private`.
 
     Raises:
         ConfigError: if an option has an impossible value; the message names it.
@@ -102,6 +105,7 @@ class TrainConfig:
     accelerator: Accelerator | str = Accelerator.AUTO
     progress: bool = True
     compile: bool = False
+    privacy: DPBudget | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "validate_every", "validation_draws"):
@@ -121,6 +125,10 @@ class TrainConfig:
         for name in ("gradient_clip", "budget"):
             if getattr(self, name) is not None:
                 self._number(name, 0.0, open_below=True)
+        if self.privacy is not None and not isinstance(self.privacy, DPBudget):
+            raise ConfigError(
+                f"privacy must be a DPBudget, such as DPBudget(epsilon=4), got {self.privacy!r}"
+            )
         betas = tuple(self.betas)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"betas must be two numbers in [0, 1), got {self.betas!r}")

@@ -38,7 +38,7 @@ from scidiffusion.errors import (
     ScidiffusionWarning,
     TrainingError,
 )
-from scidiffusion.training.batches import Batches, EvaluationBatches
+from scidiffusion.training.batches import Batches, EvaluationBatches, check_rows
 from scidiffusion.training.checkpoint import (
     FILE_NAME,
     check_same_run,
@@ -50,6 +50,7 @@ from scidiffusion.training.checkpoint import (
 from scidiffusion.training.config import Accelerator, TrainConfig
 from scidiffusion.training.module import DiffusionModule
 from scidiffusion.training.monitor import Monitor, StopReason
+from scidiffusion.training.private import PoissonBatches, PrivateModule
 from scidiffusion.training.progress import ProgressBar
 from scidiffusion.training.seeding import isolated_rng
 
@@ -65,9 +66,12 @@ class TrainResult:
         seconds: Wall clock seconds, likewise.
         best_step: Step whose averaged weights were kept; the last without validation.
         best_val_loss: Their held-out loss; None without validation.
-        history: One dict an evaluation: step, seconds, lr, train_loss (mean since the one before)
-            and, with validation, val_loss.
+        history: One dict an evaluation: step, seconds, lr, train_loss (mean since the one before;
+            not with privacy) and, with validation, val_loss.
         stopped_by: "max_steps", "budget" or "patience".
+        epsilon_spent: With privacy, what the steps cost, at most the budget; else None.
+        delta: At this delta.
+        noise_multiplier: With privacy, standard deviation of the noise over the clipping norm.
     """
 
     steps: int
@@ -76,6 +80,9 @@ class TrainResult:
     best_val_loss: float | None
     history: list[dict[str, Any]] = field(repr=False)
     stopped_by: str
+    epsilon_spent: float | None = None
+    delta: float | None = None
+    noise_multiplier: float | None = None
 
 
 def train(
@@ -92,6 +99,8 @@ def train(
     """Train a denoiser in place; it ends in evaluation mode, on the device where it was.
 
     With `validation`, the averaged weights of the best evaluation are kept, else the last ones.
+    With `config.privacy` the run is differentially private in the rows of `data`, but for what
+    was made of them before (an encoding, the network's start); its checkpoint is as secret as they.
 
     Args:
         denoiser: An `nn.Module` that is a `Denoiser`, such as `NetworkDenoiser`.
@@ -108,9 +117,11 @@ def train(
         What the run did.
 
     Raises:
-        ConfigError: if options contradict each other, or those of the checkpoint.
-        DataError: if the data are empty, not finite, of unequal numbers of rows, or not those of
-            the checkpoint.
+        ConfigError: if options contradict each other, or those of the checkpoint, or a network
+            cannot be trained with privacy.
+        DataError: if the data are empty, not finite, of unequal numbers of rows, too few for
+            privacy, or not those of the checkpoint.
+        MissingExtraError: if privacy is asked for and Opacus is not installed.
         ModelFileError: if the checkpoint is damaged, or of another network.
         OutputError: if `checkpoint_dir` cannot be written.
         TrainingError: if the loss becomes NaN or infinite.
@@ -121,10 +132,15 @@ def train(
     device = _device(config)
     if resume and checkpoint_dir is None:
         raise ConfigError("resume=True needs a checkpoint_dir")
-    module = DiffusionModule(denoiser, objective, config)
+    module = _module(denoiser, objective, data, cond, config)
     home = module.weights[0].device
     held_out = None
     if validation is not None:
+        if isinstance(module, PrivateModule):
+            raise ConfigError(
+                "validation rows are data, too, and choosing by them is not accounted for: train "
+                "with privacy on all rows, with validation=None"
+            )
         if not isinstance(validation, tuple) or len(validation) != 2:
             raise ConfigError("validation must be a pair (data, cond); cond may be None")
         held_out = EvaluationBatches(
@@ -135,9 +151,7 @@ def train(
         )
         if (validation[1] is None) != (cond is None):
             raise DataError("data and validation must both have a condition, or neither")
-    batches = Batches(
-        _place(data, device), _place(cond, device), batch_size=config.batch_size, seed=config.seed
-    )
+    placed = _place(data, device), _place(cond, device)
     store: _Store | None = None
     interrupt = _Interrupt()
 
@@ -154,7 +168,14 @@ def train(
         if resume and path.exists():
             store.load()
     module.clock.start()
-    batches.start = module.step
+    # A resumed private run goes on with the plan of its checkpoint.
+    batches: Batches | PoissonBatches
+    if isinstance(module, PrivateModule):
+        batches = PoissonBatches(*placed, module.plan, start=module.step)
+    else:
+        batches = Batches(
+            *placed, batch_size=config.batch_size, seed=config.seed, start=module.step
+        )
 
     compiled = module.denoiser.network if config.compile else None
     try:
@@ -165,6 +186,8 @@ def train(
     finally:
         if compiled is not None:
             compiled._compiled_call_impl = None
+        if isinstance(module, PrivateModule):
+            module.detach_hooks()
         module.to(home)
     if store is not None:
         store.save()
@@ -177,13 +200,38 @@ def train(
         best_val_loss=monitor.best_val_loss,
         history=monitor.history,
         stopped_by=str(monitor.stopped_by or StopReason.MAX_STEPS),
+        **_privacy(module),
     )
+
+
+def _module(
+    denoiser: nn.Module,
+    objective: Objective,
+    data: State,
+    cond: Condition,
+    config: TrainConfig,
+) -> DiffusionModule:
+    if config.privacy is None:
+        return DiffusionModule(denoiser, objective, config)
+    return PrivateModule(denoiser, objective, config, check_rows(data, cond))
+
+
+def _privacy(module: DiffusionModule) -> dict[str, float]:
+    """What a private run has spent, for its result."""
+    if not isinstance(module, PrivateModule):
+        return {}
+    plan = module.plan
+    return {
+        "epsilon_spent": plan.spent(module.step),
+        "delta": plan.delta,
+        "noise_multiplier": plan.noise_multiplier,
+    }
 
 
 def _run(
     module: DiffusionModule,
     monitor: Monitor,
-    batches: Batches,
+    batches: Batches | PoissonBatches,
     device: torch.device,
     store: _Store | None,
     interrupt: _Interrupt,
@@ -194,6 +242,8 @@ def _run(
         monitor.catch_up()
         monitor.stopped_by = monitor.reason_to_stop()
         if monitor.stopped_by is None:
+            if isinstance(module, PrivateModule):
+                module.attach(batches.data, batches.cond)
             callbacks: list[pl.Callback] = [monitor]
             if module.config.progress:
                 callbacks.append(ProgressBar(monitor))

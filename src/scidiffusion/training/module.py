@@ -64,6 +64,9 @@ class DiffusionModule(pl.LightningModule):
             denoiser without a `network`.
     """
 
+    reports_losses = True
+    """Whether the loss of training rows may be reported."""
+
     def __init__(
         self, denoiser: nn.Module, objective: Objective, config: TrainConfig | None = None
     ) -> None:

@@ -103,8 +103,10 @@ class Monitor(pl.Callback):
             "step": module.step,
             "seconds": module.clock.elapsed,
             "lr": module.learning_rate(),
-            "train_loss": module.take_train_loss(),
         }
+        loss = module.take_train_loss()
+        if module.reports_losses:
+            entry["train_loss"] = loss
         if value is not None:
             entry["val_loss"] = value
             self._judge(value)

@@ -84,7 +84,7 @@ class ProgressBar(pl.Callback):
         if history and "val_loss" in history[-1]:
             best = self.monitor.best_val_loss
             parts.append(f"held-out loss {history[-1]['val_loss']:.4g} (best {best:.4g})")
-        elif history:
+        elif history and "train_loss" in history[-1]:
             parts.append(f"loss {history[-1]['train_loss']:.4g}")
         left = self.seconds_left()
         if left is not None:

@@ -1,0 +1,402 @@
+r"""The network of the masking diffusion of a table: what is shown -> a law of every column.
+
+A row enters as one embedding a column (its code, or "hidden") plus Fourier features of the shown
+numbers, goes through a residual MLP, and leaves as
+
+    p(code_j)        softmax over the column's codes, starting at the training marginals
+    p(z_j | code)    sum_k w_k N(mu_k, s_k^2) of the normal score, where the code is "continuous".
+
+A mixture says sharp, skewed and many-peaked laws with a dozen components, is fitted by maximum
+likelihood without noise, and is drawn from, cut to an interval and integrated in closed form.
+
+References:
+    Bishop 1994 (mixture density networks); Tancik et al. 2020 (Fourier features).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scidiffusion.core.masking import MaskingProcess
+from scidiffusion.errors import ConfigError
+
+LOG_STD = (-7.0, 2.0)
+"""Range of the components' log standard deviations, in normal scores."""
+FREQUENCIES = 6
+"""Fourier features a number: frequencies 1/2, 1, 2, ... radians a unit of normal score."""
+NEVER = -1e9
+"""Logit of a class that does not exist."""
+
+
+@dataclass(frozen=True)
+class MaskedLayout:
+    """What the columns of an encoded table are.
+
+    Args:
+        cardinalities: Number of codes of each column, >= 1.
+        numeric: Columns that have numbers (their normal scores enter the network).
+        continuous: Of each numeric column the code that stands for "some number, drawn from a
+            density", or -1 where every number is a code of its own.
+        scores: Of each numeric column the normal score of every code, 0 where it has none.
+    """
+
+    cardinalities: tuple[int, ...]
+    numeric: tuple[int, ...]
+    continuous: tuple[int, ...]
+    scores: tuple[tuple[float, ...], ...]
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return len(self.cardinalities)
+
+    @property
+    def densities(self) -> list[tuple[int, int, int]]:
+        """(column, its place among the numeric ones, its continuous code) of those with one."""
+        pairs = enumerate(zip(self.numeric, self.continuous, strict=True))
+        return [(column, place, code) for place, (column, code) in pairs if code >= 0]
+
+
+class Mixture:
+    """Gaussian mixtures, (..., K) parameters.
+
+    Args:
+        parameters: (..., 3, K): logits, means, log standard deviations.
+    """
+
+    def __init__(self, parameters: Tensor) -> None:
+        logits, self.mean, log_std = parameters.float().unbind(-2)
+        self.log_weight = functional.log_softmax(logits, -1)
+        self.log_std = log_std.clamp(*LOG_STD)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density at z (...), nats."""
+        scaled = (z.unsqueeze(-1) - self.mean) * torch.exp(-self.log_std)
+        terms = self.log_weight - self.log_std - 0.5 * scaled.square()
+        return torch.logsumexp(terms, -1) - 0.5 * math.log(2 * math.pi)
+
+    def mass(self, intervals: Tensor) -> Tensor:
+        """Probability of each component and of lying in an interval, (..., k, K).
+
+        Args:
+            intervals: (k, 2) low and high ends.
+        """
+        std, mean = torch.exp(self.log_std).unsqueeze(-2), self.mean.unsqueeze(-2)
+        low, high = ((end.unsqueeze(-1) - mean) / std for end in intervals.unbind(-1))
+        # In the upper tail the difference of the complements keeps its digits.
+        flip = torch.where((low > 0).logical_and(high > 0), -1.0, 1.0)
+        inside = (_cdf(flip * high) - _cdf(flip * low)).abs()
+        return torch.exp(self.log_weight).unsqueeze(-2) * inside
+
+    def sample(self, which: Tensor, where: Tensor, intervals: Tensor | None = None) -> Tensor:
+        """Draw from the mixture, or from what of it lies in a union of intervals.
+
+        Args:
+            which: (...) uniform, chooses the component and the interval.
+            where: (...) uniform, chooses the place in it.
+            intervals: (k, 2) low and high ends, disjoint.
+        """
+        std = torch.exp(self.log_std)
+        if intervals is None:
+            index = pick(torch.exp(self.log_weight), which).unsqueeze(-1)
+            mean, spread = (v.gather(-1, index)[..., 0] for v in (self.mean, std))
+            quantile = where.double().clamp(1e-12, 1 - 1e-12)
+            return (mean + spread * torch.special.ndtri(quantile)).float()
+        masses = self.mass(intervals)
+        # Where nothing of the mixture reaches the intervals, the nearest component it is.
+        middle = intervals.mean(-1).unsqueeze(-1)
+        distance = (self.mean.unsqueeze(-2) - middle).abs() / std.unsqueeze(-2)
+        nearest = functional.one_hot(distance.flatten(-2).argmin(-1), masses[0].numel())
+        flat = masses.flatten(-2)
+        flat = torch.where(flat.sum(-1, keepdim=True) > 1e-30, flat, nearest.to(flat.dtype))
+        chosen = pick(flat, which)
+        component = (chosen % self.mean.shape[-1]).unsqueeze(-1)
+        low, high = intervals[chosen // self.mean.shape[-1]].unbind(-1)
+        mean, spread = (v.gather(-1, component)[..., 0] for v in (self.mean, std))
+        lower, upper = (low - mean) / spread, (high - mean) / spread
+        flip = torch.where(lower > 0, -1.0, 1.0)
+        first, last = _cdf(flip * lower), _cdf(flip * upper)
+        quantile = (first + where.double() * (last - first)).clamp(1e-300, 1 - 1e-16)
+        drawn = (mean + spread * flip * torch.special.ndtri(quantile)).float()
+        return torch.minimum(torch.maximum(drawn, low), high)
+
+
+def _cdf(x: Tensor) -> Tensor:
+    return torch.special.ndtr(x.double())
+
+
+def pick(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Draw an index of the last dimension with probability proportional to weights.
+
+    Args:
+        weights: (..., K), >= 0, not all zero.
+        uniform: (...) in [0, 1).
+
+    Returns:
+        (...) long. The inverse of the distribution function, so that one uniform number is one
+        draw; a class of weight zero is never drawn.
+    """
+    cumulative = weights.double().cumsum(-1)
+    target = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
+    index = torch.searchsorted(cumulative, target, right=True)[..., 0]
+    last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).to(torch.uint8).argmax(-1)
+    return torch.minimum(index, last)
+
+
+class _Block(nn.Module):
+    """x + W_2 silu(W_1 norm(x)): one residual block."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, 2 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.outer = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = functional.silu(self.inner(self.norm(x)), inplace=not torch.is_grad_enabled())
+        return x + self.outer(self.dropout(hidden))
+
+
+class MaskedTableNetwork(nn.Module):
+    """See the module.
+
+    Args:
+        layout: What the columns are.
+        width: Width of the residual MLP.
+        blocks: Number of its blocks.
+        components: Gaussians of a mixture.
+        dropout: Dropout rate inside the blocks.
+        log_marginals: Log-frequencies of each column's codes: where the logits start.
+        bf16: Multiply matrices in bfloat16.
+
+    Raises:
+        ConfigError: if a size is below 1.
+    """
+
+    def __init__(
+        self,
+        layout: MaskedLayout,
+        *,
+        width: int = 256,
+        blocks: int = 4,
+        components: int = 12,
+        dropout: float = 0.0,
+        log_marginals: Sequence[Tensor] | None = None,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in {"width": width, "blocks": blocks, "components": components}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be >= 1, got {value}")
+        self.layout, self.components, self.bf16 = layout, components, bf16
+        codes = list(layout.cardinalities)
+        # One row more a column: "hidden".
+        starts = np.concatenate([[0], np.cumsum([k + 1 for k in codes])])
+        self.embedding = nn.EmbeddingBag(int(starts[-1]), width, mode="sum")
+        nn.init.normal_(self.embedding.weight, std=0.3)
+        self._buffer("starts", torch.tensor(starts[:-1], dtype=torch.long))
+        self._buffer("hidden_code", torch.tensor(codes, dtype=torch.long))
+        self._buffer("numeric", torch.tensor(layout.numeric, dtype=torch.long))
+        self._place = {column: place for place, column in enumerate(layout.numeric)}
+        self._density = {column: i for i, (column, _, _) in enumerate(layout.densities)}
+        for place, scores in enumerate(layout.scores):
+            self._buffer(f"scores_{place}", torch.tensor(scores))
+        self._buffer("frequencies", 0.5 * torch.exp2(torch.arange(FREQUENCIES)))
+        features = len(layout.numeric) * (1 + 2 * FREQUENCIES)
+        self.numbers = nn.Linear(features, width, bias=False) if features else None
+        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self._group_codes(codes, log_marginals)
+        self.logits = nn.Linear(width, max(1, len(self.base)))
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        densities = layout.densities
+        self._buffer("dense", torch.tensor([c for c, _, _ in densities], dtype=torch.long))
+        self._buffer("dense_place", torch.tensor([p for _, p, _ in densities], dtype=torch.long))
+        self._buffer("dense_code", torch.tensor([k for _, _, k in densities], dtype=torch.long))
+        self.mixtures = nn.Linear(width, max(1, 3 * components * len(densities)))
+        self._start_mixtures(len(densities))
+
+    def _buffer(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    def _group_codes(self, codes: list[int], log_marginals: Sequence[Tensor] | None) -> None:
+        """Lay the logits out in groups of columns padded to one power of two.
+
+        One softmax serves a whole group: 500 columns cost a few operations and not 500.
+        """
+        sizes = [1 << max(1, (k - 1).bit_length()) for k in codes]
+        self._groups: list[tuple[int, int, int]] = []
+        self._slices: dict[int, slice] = {}
+        base: list[Tensor] = []
+        start = 0
+        for size in sorted({size for size, k in zip(sizes, codes, strict=True) if k > 1}):
+            members = [j for j, k in enumerate(codes) if k > 1 and sizes[j] == size]
+            self._buffer(f"members_{len(self._groups)}", torch.tensor(members))
+            self._groups.append((start, len(members), size))
+            for j in members:
+                row = torch.full((size,), NEVER)
+                row[: codes[j]] = 0.0 if log_marginals is None else log_marginals[j].float()
+                base.append(row)
+                self._slices[j] = slice(start, start + codes[j])
+                start += size
+        self.base: Tensor
+        self.register_buffer("base", torch.cat([*base, torch.empty(0)]))
+
+    @torch.no_grad()
+    def _start_mixtures(self, count: int) -> None:
+        """Start at mixtures that look alike from every row: a spread over the normal scores."""
+        self.mixtures.weight.mul_(0.1)
+        if not count:
+            return
+        bias = self.mixtures.bias.view(count, 3, self.components)
+        bias[:, 0], bias[:, 2] = 0.0, -0.7
+        places = (torch.arange(self.components) + 0.5) / self.components
+        bias[:, 1] = torch.special.ndtri(places.double()).float()
+
+    def forward(self, codes: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
+        """Return the features that every law is read from, (B, width).
+
+        Args:
+            codes: (B, D) long; those of hidden columns are not looked at.
+            values: (B, number of numeric columns) normal scores; likewise.
+            hidden: (B, D) bool.
+        """
+        return self.trunk(self.enter(codes, values, hidden))
+
+    def enter(self, codes: Tensor, values: Tensor, hidden: Tensor) -> Tensor:
+        """Return the input of the residual MLP, (B, width): a sum over columns."""
+        x = self.embedding(torch.where(hidden, self.hidden_code, codes) + self.starts)
+        if self.numbers is None:
+            return x
+        shown = (~hidden[:, self.numeric]).to(values.dtype).unsqueeze(-1)
+        features = (self._features(values) * shown).flatten(1)
+        with torch.autocast(codes.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return x + self.numbers(features)
+
+    def show(self, x: Tensor, column: int, codes: Tensor, values: Tensor) -> Tensor:
+        """Return the input with one hidden column shown: what `enter` would give, for less.
+
+        Args:
+            x: (B, width), as of `enter` with the column hidden.
+            column: Index of the column.
+            codes: (B,) its codes.
+            values: (B,) its scores; of no effect where it has no numbers.
+        """
+        start, weight = int(self.starts[column]), self.embedding.weight
+        x = x + weight[codes + start] - weight[start + self.layout.cardinalities[column]]
+        place, size = self.place(column), 1 + 2 * FREQUENCIES
+        if self.numbers is None or place is None:
+            return x
+        part = self.numbers.weight[:, place * size : (place + 1) * size]
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return x + functional.linear(self._features(values), part)
+
+    def _features(self, values: Tensor) -> Tensor:
+        """Fourier features of scores, (..., 1 + 2 FREQUENCIES)."""
+        angle = values.unsqueeze(-1) * self.frequencies
+        return torch.cat([values.unsqueeze(-1), torch.sin(angle), torch.cos(angle)], -1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """Return the features of inputs, (B, width)."""
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            for block in self.blocks:
+                x = block(x)
+        return self.norm(x.float())
+
+    def log_prob(self, features: Tensor, codes: Tensor, values: Tensor) -> Tensor:
+        """Return the log-probability of every column's code and number, (B, D) nats.
+
+        Args:
+            features: What `forward` returned.
+            codes: (B, D).
+            values: (B, number of numeric columns).
+        """
+        result = torch.zeros(codes.shape, device=codes.device)
+        with torch.autocast(codes.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            logits = self.logits(features) if self._groups else None
+            parameters = self.mixtures(features) if len(self.dense) else None
+        if logits is not None:
+            logits = logits.float() + self.base
+            for index, (start, count, size) in enumerate(self._groups):
+                members = getattr(self, f"members_{index}")
+                part = logits[:, start : start + count * size].view(-1, count, size)
+                log_p = functional.log_softmax(part, -1)
+                chosen = log_p.gather(-1, codes[:, members].unsqueeze(-1))[..., 0]
+                result = result.index_copy(1, members, chosen)
+        if parameters is not None:
+            mixture = Mixture(parameters.view(len(codes), len(self.dense), 3, self.components))
+            density = mixture.log_prob(values[:, self.dense_place])
+            present = codes[:, self.dense] == self.dense_code
+            result = result.index_add(1, self.dense, torch.where(present, density, 0.0))
+        return result
+
+    def law(self, features: Tensor, column: int) -> tuple[Tensor, Mixture | None]:
+        """Return the law of one column: probabilities (B, K) of its codes, and its mixture.
+
+        Args:
+            features: What `forward` returned, of any rows.
+            column: Index of the column.
+        """
+        rows = self._slices.get(column)
+        with torch.autocast(features.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            if rows is not None:
+                logits = functional.linear(features, self.logits.weight[rows])
+            place = self._density.get(column)
+            if place is not None:
+                size = 3 * self.components
+                part = slice(place * size, (place + 1) * size)
+                parameters = functional.linear(features, self.mixtures.weight[part])
+        if rows is None:
+            probabilities = torch.ones(len(features), 1, device=features.device)
+        else:
+            logits = logits.float() + self.logits.bias[rows] + self.base[rows]
+            probabilities = torch.softmax(logits, -1)
+        if place is None:
+            return probabilities, None
+        parameters = parameters.float() + self.mixtures.bias[part]
+        return probabilities, Mixture(parameters.view(-1, 3, self.components))
+
+    def place(self, column: int) -> int | None:
+        """Return the place of a column among the numeric ones, or None."""
+        return self._place.get(column)
+
+    def scores(self, place: int, codes: Tensor) -> Tensor:
+        """Return the normal scores of codes of a numeric column, 0 where they have none."""
+        return self._buffers[f"scores_{place}"][codes]  # type: ignore[index]
+
+
+class _RowPrediction:
+    """The laws of a batch of rows given what is shown; a `VariablePrediction`."""
+
+    def __init__(self, network: MaskedTableNetwork, features: Tensor) -> None:
+        self.network, self.features = network, features
+
+    def log_prob(self, x: dict[str, Tensor]) -> Tensor:
+        """Return log p of every column, (B, D)."""
+        return self.network.log_prob(self.features, x["codes"], x["values"])
+
+
+class MaskedTableDenoiser(nn.Module):
+    """A masking denoiser of encoded rows {"codes" (B, D), "values" (B, numeric)}.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: MaskedTableNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.process = MaskingProcess(network.layout.columns)
+
+    def forward(self, x: dict[str, Tensor], hidden: Tensor, cond: None = None) -> _RowPrediction:
+        """Predict the hidden columns of `x`."""
+        return _RowPrediction(self.network, self.network(x["codes"], x["values"], hidden))

@@ -1,0 +1,117 @@
+"""A column of a table as levels or numbers, checked against its schema.
+
+Both codecs read and write columns through here, so that one set of errors serves every method.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scidiffusion.errors import DataError
+from scidiffusion.tabular.columns import (
+    codes_from_series,
+    numbers_from_series,
+    series_from_numbers,
+    snap_numbers,
+)
+from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema
+
+__all__ = ["check_columns", "read_levels", "read_numbers", "step_of", "write_numbers"]
+
+
+def check_columns(table: pd.DataFrame, schema: TableSchema) -> None:
+    """Check that a table has the columns of a schema, in any order, and no others.
+
+    Args:
+        table: The table.
+        schema: The schema.
+
+    Raises:
+        DataError: If not; the message names the columns.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise DataError(f"a table must be a pandas DataFrame, not {type(table).__name__}")
+    absent = [name for name in schema.names if name not in table.columns]
+    extra = [name for name in table.columns if name not in schema]
+    if absent or extra or len(table.columns) != len(schema):
+        parts = [f"lacks {', '.join(map(repr, absent[:5]))}"] * bool(absent)
+        parts += [f"has the unknown {', '.join(map(repr, extra[:5]))}"] * bool(extra)
+        raise DataError(
+            "the table's columns are not those of the schema: it "
+            + (" and ".join(parts) or "has a column twice")
+        )
+
+
+def read_levels(
+    values: pd.Series, column: ColumnSchema, *, missing: bool | None = None
+) -> NDArray[np.int64]:
+    """Levels of a categorical or boolean column.
+
+    Args:
+        values: The column's values.
+        column: Its schema.
+        missing: Whether values may be missing; None is what the schema says.
+
+    Returns:
+        (n,) index into `column.categories`, -1 where missing.
+
+    Raises:
+        DataError: If a level is unknown, or missing where it must not be.
+    """
+    levels = codes_from_series(values, column)
+    _check_missing(levels < 0, column, missing)
+    return levels
+
+
+def read_numbers(
+    values: pd.Series, column: ColumnSchema, *, missing: bool | None = None
+) -> NDArray[np.float64]:
+    """Numbers of a numerical column, dates or durations.
+
+    Args:
+        values: The column's values.
+        column: Its schema.
+        missing: Whether values may be missing; None is what the schema says.
+
+    Returns:
+        (n,) in the units of `columns.numbers_from_series`, NaN where missing.
+
+    Raises:
+        DataError: If a value is infinite, of another kind, or missing where it must not be.
+    """
+    numbers = numbers_from_series(values, column)
+    if np.isinf(numbers).any():
+        raise DataError(f"column {column.name!r} holds infinite values; replace them")
+    _check_missing(np.isnan(numbers), column, missing)
+    return numbers
+
+
+def write_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> pd.Series:
+    """Numbers as a column of the schema's format; NaN is missing.
+
+    Args:
+        numbers: (n,), any; rounded to the format and kept in the observed range.
+        column: The column's schema.
+    """
+    return series_from_numbers(snap_numbers(numbers, column), column)
+
+
+def step_of(column: ColumnSchema) -> float:
+    """Distance of two numbers that a column can write, in the units of `read_numbers`; 0 is any.
+
+    Args:
+        column: The schema of a column of numbers, dates or durations.
+    """
+    if column.kind is not ColumnKind.NUMERICAL or column.integer:
+        return 1.0
+    return 0.0 if column.decimals is None else 10.0**-column.decimals
+
+
+def _check_missing(gaps: NDArray[np.bool_], column: ColumnSchema, allowed: bool | None) -> None:
+    if gaps.any() and not (column.missing if allowed is None else allowed):
+        raise DataError(
+            f"column {column.name!r} has missing values in {int(gaps.sum())} row(s), "
+            "but had none in training; drop or fill those rows"
+        )
