@@ -89,10 +89,10 @@ def run_job(job: Job, *, timeout: float) -> dict[str, Any]:
         return {"failed": f"its environment is missing: {command}"}
     folder = Path(job.out).parent
     (folder / "job.json").write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
-    threads = str(job.threads)
-    environment = os.environ | dict.fromkeys(
-        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads
-    )
+    # joblib, which several peers use, would start a process for every core.
+    limits = ("OMP", "MKL", "OPENBLAS")
+    names = [f"{name}_NUM_THREADS" for name in limits] + ["LOKY_MAX_CPU_COUNT"]
+    environment = os.environ | dict.fromkeys(names, str(job.threads))
     # A worker on the CPU shall not see a GPU, whatever its library prefers.
     if job.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""

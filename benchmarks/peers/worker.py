@@ -16,8 +16,10 @@ no package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
 import resource
 import sys
 import time
@@ -69,22 +71,45 @@ class Job:
         return [name for name, kind in self.kinds.items() if kind in kinds]
 
 
+def _living() -> list[Path]:
+    """The /proc folders of the processes that this one has started and that still run."""
+    children: dict[str, list[Path]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # The name, in brackets, may hold anything; the parent is the second field behind it.
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            children.setdefault(parent, []).append(folder)
+    found = list(children.get(str(os.getpid()), ()))
+    for folder in found:
+        found += children.get(folder.name, ())
+    return found
+
+
 def _cpu_seconds() -> float:
+    """CPU time of this process and of all it has started, ended or not."""
     parts = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(part.ru_utime + part.ru_stime for part in parts)
+    total = sum(part.ru_utime + part.ru_stime for part in parts)
+    for folder in _living():
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def _peak_mib() -> float:
-    """Peak resident memory of this process or the largest of its children."""
+    """Peak resident memory of this process or the largest of those that it has started."""
+    peaks = [resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+    # ru_maxrss keeps the size of the process that started this one; VmHWM does not.
+    for folder in (Path("/proc/self"), *_living()):
+        with contextlib.suppress(OSError):
+            lines = dict(
+                line.split(":", 1) for line in (folder / "status").read_text().split("\n") if line
+            )
+            peaks.append(int(lines.get("VmHWM", "0 kB").split()[0]))
+    if not Path("/proc/self/status").exists():
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     # Linux counts kibibytes, macOS bytes.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    status = Path("/proc/self/status")
-    if status.exists():
-        # ru_maxrss keeps the size of the process that started this one.
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        peak = float(lines["VmHWM"].split()[0])
-    return max(peak, float(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)) / unit
+    return max(peaks) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _load_adapter(name: str) -> Any:

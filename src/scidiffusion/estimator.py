@@ -75,7 +75,7 @@ class GenerativeEstimator(BaseEstimator, ABC):
         """
         self._check_fitted()
         config, tensors, extra = self._state()
-        config = {"params": _json_params(self.get_params(deep=False)), **config}
+        config = {"params": _json_params(self._saved_params()), **config}
         save_model(
             path, estimator=type(self).__name__, config=config, tensors=tensors, extra=extra
         )
@@ -100,6 +100,10 @@ class GenerativeEstimator(BaseEstimator, ABC):
         estimator = cls(**params)
         estimator._restore(saved)
         return estimator
+
+    def _saved_params(self) -> dict[str, Any]:
+        """Constructor arguments to be saved; a domain restores others in `_restore`."""
+        return dict(self.get_params(deep=False))
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "seed_"):

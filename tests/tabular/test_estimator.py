@@ -191,6 +191,7 @@ def test_save_and_load_are_exact(model, tmp_path, table) -> None:
     assert {file.name for file in path.iterdir()} == {
         "config.json",
         "codec.json",
+        "front.json",
         "weights.safetensors",
     }
     loaded = TabularDiffusion.load(path)

@@ -14,7 +14,7 @@ from scipy.stats import binomtest, mannwhitneyu, norm
 from sklearn.metrics import roc_auc_score
 
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
-from scidiffusion.tabular.attacks import MembershipScores, singling_out, true_positive_rate
+from scidiffusion.tabular.attacks import MembershipScores, true_positive_rate
 from scidiffusion.tabular.inference import infer_schema
 from scidiffusion.tabular.intervals import (
     auc_with_error,
@@ -25,6 +25,7 @@ from scidiffusion.tabular.intervals import (
 )
 from scidiffusion.tabular.neighbours import Points, RowSpace, k_nearest, nearest_counts
 from scidiffusion.tabular.privacy import copy_report
+from scidiffusion.tabular.singling_out import singling_out
 from scidiffusion.tabular.views import TableView
 
 NAMES = {

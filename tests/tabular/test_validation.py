@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from scidiffusion.errors import ConditionError, ConfigError, DataError, SchemaError
+from scidiffusion.errors import (
+    ConditionError,
+    ConfigError,
+    DataError,
+    SchemaError,
+    ScidiffusionWarning,
+)
 from scidiffusion.tabular.inference import infer_schema
 from scidiffusion.tabular.validation import (
     validate_conditions,
@@ -55,8 +62,8 @@ def test_a_good_table_gives_its_schema():
             "'size' holds infinite values",
         ),
         (
-            good_table(sort=[f"id{i}" for i in range(N)]),
-            "'sort' looks like an identifier.*40 different values in 40 rows.*drop it.*override",
+            pd.DataFrame({"name": [f"id{i}" for i in range(N)]}),
+            r"every column names the rows .*\(name\); override",
         ),
         (good_table(sort=[1, "a"] * (N // 2)), "'sort' mixes types"),
         (good_table(sort=[[1], [2]] * (N // 2)), "'sort' holds objects of type list"),
@@ -68,18 +75,40 @@ def test_a_table_that_cannot_be_learned(table, message):
         validate_table(table)
 
 
+def test_identifiers_are_named_in_one_warning():
+    table = good_table(sort=[f"id{i}" for i in range(N)], code=[f"{i:03d}" for i in range(N)])
+    with pytest.warns(ScidiffusionWarning) as caught:
+        schema = validate_table(table)
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert "'sort' (40 different texts in 40 rows), 'code' (40 different" in text
+    assert "{'sort': 'categorical'}" in text
+    assert "{'sort': 'identifier'}" in text
+    assert [column.name for column in schema.identifiers] == ["sort", "code"]
+    assert schema.modelled.names == ["size"]
+    assert schema["sort"].categories == ()
+
+
 def test_overrides_are_checked_and_lift_the_identifier_rule():
     table = good_table(sort=[f"id{i}" for i in range(N)])
-    assert len(validate_table(table, {"sort": "categorical"})["sort"].categories) == N
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(validate_table(table, {"sort": "categorical"})["sort"].categories) == N
+        assert validate_table(table, {"sort": "identifier"})["sort"].kind == "identifier"
     with pytest.raises(SchemaError, match="no column 'sorts'; did you mean 'sort'"):
         validate_table(table, {"sorts": "categorical"})
+    with pytest.raises(SchemaError, match=r"'size' .* cannot be an identifier"):
+        validate_table(table, {"size": "identifier"})
 
 
 def test_text_that_nearly_never_repeats_is_an_identifier():
     rng = np.random.default_rng(0)
-    names = pd.DataFrame({"name": [f"n{k}" for k in range(195)] + ["n0"] * 5})
-    with pytest.raises(DataError, match="'name' looks like an identifier"):
-        validate_table(names)
+    names = good_table().iloc[np.zeros(200, int)].reset_index(drop=True)
+    names["size"] = np.arange(200) % 9
+    names["sort"] = list("ab") * 100
+    names["name"] = [f"n{k}" for k in range(195)] + ["n0"] * 5
+    with pytest.warns(ScidiffusionWarning, match=r"'name' \(195 different texts in 200 rows\)"):
+        assert validate_table(names)["name"].kind == "identifier"
     many = pd.DataFrame({"city": [f"c{k}" for k in rng.integers(0, 300, 1000)]})
     assert len(validate_table(many)["city"].categories) > 250
 
@@ -168,6 +197,12 @@ def test_possible_conditions_are_canonical(name, value, expected):
 def test_impossible_conditions(conditions, message):
     with pytest.raises(ConditionError, match=message):
         validate_conditions(conditions_schema(), conditions)
+
+
+def test_identifiers_take_no_conditions():
+    schema = infer_schema(good_table(), {"sort": "identifier"})
+    with pytest.raises(ConditionError, match="'sort': it is an identifier"):
+        validate_conditions(schema, {"sort": "a"})
 
 
 def test_many_levels_are_not_all_printed():

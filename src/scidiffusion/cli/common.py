@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -20,6 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERRUPTED = 130
+CHUNK_ROWS = 65_536
 
 
 def friendly_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -39,8 +41,13 @@ def friendly_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, *, rows: int | None = None, seed: int = 0) -> pd.DataFrame:
     """Read a CSV or Parquet file.
+
+    Args:
+        path: The file.
+        rows: Keep a random part of so many rows, read in chunks: for files larger than memory.
+        seed: Seed of the part.
 
     Raises:
         DataError: if the file is missing, of another kind, or cannot be parsed.
@@ -50,12 +57,47 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"no table at {path}: the file does not exist")
     try:
+        if rows is not None:
+            table = _random_rows(_chunks(path), rows, seed)
+            if path.suffix == ".parquet":
+                return table
+            return pd.read_csv(io.StringIO(table.to_csv(index=False)), low_memory=False)
         if path.suffix == ".parquet":
             require("pyarrow", "parquet")
             return pd.read_parquet(path)
         return pd.read_csv(path, low_memory=False)
     except (ValueError, UnicodeDecodeError, OSError) as error:
         raise DataError(f"cannot read {path} as a table: {error}") from error
+
+
+def _chunks(path: Path) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    if path.suffix == ".parquet":
+        parquet = require("pyarrow.parquet", "parquet")
+        for batch in parquet.ParquetFile(path).iter_batches(CHUNK_ROWS):
+            yield batch.to_pandas()
+    else:
+        # One dtype a column, whatever a chunk happens to hold: text, made numbers at the end.
+        yield from pd.read_csv(path, chunksize=CHUNK_ROWS, dtype=str, keep_default_na=False)
+
+
+def _random_rows(chunks: Iterable[pd.DataFrame], rows: int, seed: int) -> pd.DataFrame:
+    """Keep the rows with the smallest of one random key a row: a uniform part, in one pass."""
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng(seed)
+    kept = pd.DataFrame()
+    keys = np.empty(0)
+    for number, chunk in enumerate(chunks):
+        keys = np.concatenate([keys, rng.random(len(chunk))])
+        kept = pd.concat([kept, chunk], ignore_index=True) if number else chunk
+        if len(keys) > rows:
+            # In the file's order, so that a part of all rows is the file.
+            chosen = np.sort(np.argpartition(keys, rows - 1)[:rows])
+            keys, kept = keys[chosen], kept.iloc[chosen].reset_index(drop=True)
+    return kept
 
 
 def check_table_path(path: Path) -> None:
@@ -73,8 +115,47 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     Raises:
         OutputError: if the file cannot be written.
     """
+    write_chunks([table], path)
+
+
+def write_chunks(tables: Iterable[pd.DataFrame], path: Path) -> int:
+    """Write a CSV or Parquet file part by part, completely or not at all.
+
+    Args:
+        tables: The parts, of the same columns and dtypes; at least one.
+        path: The file.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
     check_table_path(path)
-    if path.suffix == ".parquet":
-        write_atomic(path, lambda target: table.to_parquet(target, index=False))
-    else:
-        write_atomic(path, lambda target: table.to_csv(target, index=False))
+    rows = 0
+
+    def csv(target: Path) -> None:
+        nonlocal rows
+        with target.open("w", encoding="utf-8", newline="") as file:
+            for number, table in enumerate(tables):
+                table.to_csv(file, index=False, header=number == 0)
+                rows += len(table)
+
+    def parquet(target: Path) -> None:
+        nonlocal rows
+        arrow, files = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
+        writer = schema = None
+        try:
+            for table in tables:
+                part = arrow.Table.from_pandas(table, schema=schema, preserve_index=False)
+                if writer is None:
+                    schema = part.schema
+                    writer = files.ParquetWriter(target, schema)
+                writer.write_table(part)
+                rows += len(table)
+        finally:
+            if writer is not None:
+                writer.close()
+
+    write_atomic(path, parquet if path.suffix == ".parquet" else csv)
+    return rows

@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from scidiffusion.cli import report as reports
-from scidiffusion.cli.common import check_table_path, friendly_errors, read_table, write_table
+from scidiffusion.cli.common import (
+    check_table_path,
+    friendly_errors,
+    read_table,
+    write_chunks,
+    write_table,
+)
 
 tabular = typer.Typer(no_args_is_help=True)
 
@@ -27,9 +33,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 def fit(
     train: TrainFile,
     model: ModelFolder,
-    target: Annotated[
-        str | None, typer.Option(help="Categorical column to condition on, such as a class.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict, if there is one.")] = None,
     budget: Annotated[
         str | None, typer.Option(help="Training time: seconds, or 90s, 2min, 1h30m.")
     ] = None,
@@ -43,6 +47,11 @@ def fit(
         bool, typer.Option("--resume", help="Go on where an interrupted fit stopped.")
     ] = False,
     max_steps: Annotated[int | None, typer.Option(help="Training steps at most.")] = None,
+    method: Annotated[str, typer.Option(help="auto, masked or ddpm.")] = "auto",
+    rows: Annotated[
+        int | None,
+        typer.Option(help="Learn a random part of so many rows, for files larger than memory."),
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -60,6 +69,7 @@ def fit(
     kinds |= dict.fromkeys(numerical or [], "numerical")
     options = {} if max_steps is None else {"max_steps": max_steps}
     estimator = TabularDiffusion(
+        method=method,
         target=target,
         columns=kinds or None,
         budget=budget,
@@ -69,7 +79,7 @@ def fit(
         progress=not quiet,
         **options,  # type: ignore[arg-type]
     )
-    table = read_table(train)
+    table = read_table(train, rows=rows, seed=0 if seed is None else seed)
     checkpoint = model.with_name(model.name + ".checkpoint")
     try:
         estimator.fit(table, checkpoint_dir=checkpoint, resume=resume)
@@ -103,12 +113,15 @@ def sample(
             "column>=low; nothing after the = is missing; repeatable."
         ),
     ] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="Column whose levels shall be equally frequent.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of sampling steps.")] = None,
     seed: Seed = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Draw new rows from a model and write them."""
+    """Draw new rows from a model and write them, however many: part by part."""
     from scidiffusion.tabular import TabularDiffusion
     from scidiffusion.tabular.condition_texts import parse_texts
     from scidiffusion.tabular.validation import validate_count
@@ -117,10 +130,52 @@ def sample(
     if n is not None:
         validate_count(n)
     estimator = TabularDiffusion.load(model, device=device).set_params(progress=not quiet)
-    conditions = parse_texts(estimator.schema_, condition or [])
-    rows = estimator.sample(n, conditions=conditions, steps=steps, random_state=seed)
-    write_table(rows, out)
-    typer.echo(f"Wrote {len(rows):,} rows x {rows.shape[1]} columns to {out}.")
+    parts = estimator.sample_chunks(
+        n,
+        conditions=parse_texts(estimator.schema_, condition or []),
+        balance=balance,
+        steps=steps,
+        random_state=seed,
+    )
+    rows = write_chunks(parts, out)
+    typer.echo(f"Wrote {rows:,} rows x {len(estimator.schema_)} columns to {out}.")
+
+
+@tabular.command()
+@friendly_errors
+def impute(
+    model: ModelFolder,
+    table: Annotated[Path, typer.Argument(metavar="GAPS.csv", help="Table to complete.")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT.csv", help="Table to write; with --draws OUT_1.csv, ..."),
+    ],
+    draws: Annotated[
+        int | None, typer.Option(help="Number of completed tables, for multiple imputation.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of sampling steps.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Fill the missing values of a table with draws given the rest of their row."""
+    from scidiffusion.tabular import TabularDiffusion
+
+    outs = [out]
+    if draws is not None:
+        outs = [out.with_name(f"{out.stem}_{number + 1}{out.suffix}") for number in range(draws)]
+    for path in outs:
+        check_table_path(path)
+    estimator = TabularDiffusion.load(model, device=device).set_params(progress=not quiet)
+    gaps = read_table(table)
+    filled = estimator.impute(gaps, draws=draws, steps=steps, random_state=seed)
+    for path, completed in zip(outs, [filled] if draws is None else filled, strict=True):
+        write_table(completed, path)
+    cells = int(gaps.isna().to_numpy().sum())
+    typer.echo(
+        f"Filled {cells:,} missing values of {len(gaps):,} rows; wrote "
+        f"{outs[0] if len(outs) == 1 else f'{outs[0]} to {outs[-1]}'}."
+    )
 
 
 tabular.command()(reports.score)

@@ -1,9 +1,9 @@
 r"""Masking diffusion of variables of any kind: hidden or shown, and nothing between.
 
 Each of D variables (a category, a number, or either) disappears at a time of its own. With
-probability a = alpha_bar(t) a variable is still shown at time t, so that given how many are hidden,
-every set of hidden ones is equally likely. A reverse step that reveals one variable draws it from
-p(x_j | the shown ones), which no other noise level enters: the network needs no time.
+probability a = alpha_bar(t) a variable is still shown at time t, so that given how many are
+hidden, every set of hidden ones is equally likely. A reverse step that reveals one variable draws
+it from p(x_j | the shown ones), which no other noise level enters: the network needs no time.
 
 For any schedule the negative ELBO in continuous time is
 

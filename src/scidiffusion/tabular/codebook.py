@@ -92,9 +92,7 @@ class LevelBook:
         """Codes of levels; missing (-1) is K."""
         return np.where(levels < 0, self.codes, self.code_of_level[levels])
 
-    def decode(
-        self, codes: NDArray[np.int64], uniform: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
+    def decode(self, codes: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """Levels of codes, -1 for missing.
 
         Args:
@@ -104,7 +102,7 @@ class LevelBook:
         order = np.argsort(self.code_of_level, kind="stable")
         ends = np.cumsum(self.frequency[order])
         # Each code's frequencies add up to 1, so code c owns (c, c + 1].
-        place = np.searchsorted(ends, codes + np.clip(uniform, 0, 1 - 1e-9) , side="right")
+        place = np.searchsorted(ends, codes + np.clip(uniform, 0, 1 - 1e-9), side="right")
         first = np.searchsorted(self.code_of_level[order], codes, side="left")
         last = np.searchsorted(self.code_of_level[order], codes, side="right") - 1
         levels = order[np.clip(place, first, np.maximum(last, first)).clip(max=len(order) - 1)]
@@ -121,8 +119,9 @@ class LevelBook:
         shares = np.bincount(
             self.code_of_level[chosen], weights=self.frequency[chosen], minlength=self.codes + 1
         )
-        shares[self.codes] = float((levels < 0).any())
-        return shares
+        allowed: NDArray[np.float64] = shares.astype(np.float64)
+        allowed[self.codes] = float((levels < 0).any())
+        return allowed
 
     def restricted(self, levels: NDArray[np.int64]) -> LevelBook:
         """The book whose codes decode to a set of levels only, where they hold one of it."""
@@ -227,9 +226,7 @@ class NumberBook:
         codes[missing], values[missing] = self.codes, 0.0
         return codes, values
 
-    def decode(
-        self, codes: NDArray[np.int64], values: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def decode(self, codes: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Numbers of codes and scores, NaN for missing."""
         numbers = np.full(len(codes), np.nan)
         atom = codes < len(self.atoms)
@@ -245,7 +242,8 @@ class NumberBook:
         """Which codes and scores are numbers within intervals.
 
         Args:
-            intervals: (k, 2) closed, disjoint and increasing, of numbers as the column writes them.
+            intervals: (k, 2) closed, disjoint and increasing, of numbers as the column writes
+                them.
             step: Distance of two numbers that the column can write, 0 for any.
             weights: (codes,) set in place: 1 for the codes that are allowed.
 

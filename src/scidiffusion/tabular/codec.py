@@ -183,9 +183,7 @@ class TableCodec:
         self._scores, self.marginals = scores, marginals
         return self
 
-    def encode(
-        self, table: pd.DataFrame, *, seed: int = 0, gaps: bool = False
-    ) -> EncodedTable:
+    def encode(self, table: pd.DataFrame, *, seed: int = 0, gaps: bool = False) -> EncodedTable:
         """Encode rows.
 
         Args:

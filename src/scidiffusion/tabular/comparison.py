@@ -139,9 +139,15 @@ def align_tables(
             reason = identifier_reason(values, column, int(values.nunique()))
             if reason is not None:
                 unique[column.name] = f"identifier or free text ({reason})"
-    if len(unique) < len(schema):
-        left_out |= unique
-        schema = TableSchema(tuple(column for column in schema if column.name not in unique))
+    if len(unique) == len(schema):
+        name = next(iter(unique))
+        raise DataError(
+            f"no column of the real table can be compared: {name!r} is taken for an "
+            f"{unique[name]}; to compare its values, override its kind: "
+            f"{{{name!r}: 'categorical'}}"
+        )
+    left_out |= unique
+    schema = TableSchema(tuple(column for column in schema if column.name not in unique))
     return ComparedTables(
         schema=schema,
         real=real,

@@ -222,7 +222,7 @@ def _as_condition(column: ColumnSchema, asked: Any) -> Condition:
         return Between(asked.start, asked.stop)
     if isinstance(asked, pd.Interval):
         return Between(asked.left, asked.right, asked.closed_left, asked.closed_right)
-    if isinstance(asked, _SETS) or pd.api.types.is_extension_array_dtype(asked):
+    if isinstance(asked, (*_SETS, pd.api.extensions.ExtensionArray)):
         return OneOf(tuple(asked))
     if isinstance(asked, Mapping):
         raise ConditionError(

@@ -150,14 +150,8 @@ class ConstraintSet:
         self.schema_, self._steps = schema, ()
         self._compared = self._comparable(table, schema)
         kept, valid = schema, table
-        violated = self.check(table)
-        bad = violated.to_numpy().any(axis=1)
+        bad, _ = self._bad_rows(table)
         if bad.any():
-            if bad.all():
-                counts = ", ".join(f"'{name}' by {int(violated[name].sum())}" for name in violated)
-                raise DataError(
-                    f"every row of the table violates a constraint ({counts}); check them"
-                )
             valid = table[np.logical_not(bad)]
             kept = TableSchema(tuple(_inferred(valid[c.name], c) for c in schema))
             self._compared = self._comparable(valid, kept)
@@ -196,13 +190,8 @@ class ConstraintSet:
         self._check_fitted()
         if not self.constraints:
             return table
-        violated = self.check(table)
-        bad = violated.to_numpy().any(axis=1)
+        bad, listed = self._bad_rows(table)
         if bad.any():
-            counts = violated.sum()
-            listed = ", ".join(f"'{name}' by {count}" for name, count in counts.items() if count)
-            if bad.all():
-                raise DataError(f"every row of the table violates a constraint: {listed}")
             warnings.warn(
                 f"{int(bad.sum())} of {len(table)} rows violate a constraint and are left out: "
                 f"{listed}",
@@ -266,6 +255,16 @@ class ConstraintSet:
             bad = np.zeros(len(table), dtype=bool) if names else self._violations(rule, table)
             found[str(rule)] = bad
         return pd.DataFrame(found, index=table.index, dtype=bool)
+
+    def _bad_rows(self, table: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
+        """Rows that violate a constraint, and how many violate which; not all of them."""
+        counts = self.check(table)
+        bad = counts.to_numpy().any(axis=1)
+        found = ((name, int(column.sum())) for name, column in counts.items())
+        listed = ", ".join(f"'{name}' by {count}" for name, count in found if count)
+        if bad.any() and bad.all():
+            raise DataError(f"every row of the table violates a constraint ({listed}); check them")
+        return bad, listed
 
     def _violations(self, rule: Constraint, table: pd.DataFrame) -> NDArray[np.bool_]:
         if isinstance(rule, Unique):

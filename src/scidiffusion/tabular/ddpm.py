@@ -69,6 +69,10 @@ class DDPMModel(TableModel):
             raise ConfigError(
                 f"objective must be one of {', '.join(OBJECTIVES)}; got {options['objective']!r}"
             )
+        if not 0 <= options["known_share"] < 1:
+            raise ConfigError(
+                f"known_share must lie in [0, 1): a share of rows, got {options['known_share']}"
+            )
 
     def prepare(self, table: pd.DataFrame, seed: int) -> dict[str, Tensor]:
         """See `TableModel.prepare`."""
@@ -112,7 +116,8 @@ class DDPMModel(TableModel):
 
     def training_options(self, rows: int) -> dict[str, Any]:
         """See `TableModel.training_options`."""
-        return {"validate_every": max(1, min(250, self.options["max_steps"] // 5))}
+        steps = self.options["max_steps"]
+        return {"validate_every": 250 if steps is None else max(1, min(250, steps // 5))}
 
     def encode(self, table: pd.DataFrame, seed: int, *, gaps: bool = False) -> dict[str, Tensor]:
         """See `TableModel.encode`."""
@@ -142,7 +147,8 @@ class DDPMModel(TableModel):
         target = self._target_index()
         clean = {name: value.to(device) for name, value in state.items()}
         flags = {
-            name: value.clone() for name, value in layout_of(self.codec).flags(given.to(device)).items()
+            name: value.clone()
+            for name, value in layout_of(self.codec).flags(given.to(device)).items()
         }
         if bool(given.any()) and not self.options["known_share"]:
             others = given.clone()

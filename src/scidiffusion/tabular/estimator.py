@@ -11,7 +11,7 @@ loads. What is learned and how rows are drawn is a method's (`scidiffusion.tabul
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.durations import seconds
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.estimator import (
@@ -32,8 +31,10 @@ from scidiffusion.estimator import (
 )
 from scidiffusion.persistence import SavedModel
 from scidiffusion.progress import sampling_progress
-from scidiffusion.tabular.conditions import Condition, Equal, parse
+from scidiffusion.tabular.conditions import Equal
+from scidiffusion.tabular.constraints import Constraint
 from scidiffusion.tabular.ddpm import DDPMModel
+from scidiffusion.tabular.drawing import Drawer, Request, child_seed
 from scidiffusion.tabular.front import TableFront
 from scidiffusion.tabular.masked import MaskedModel
 from scidiffusion.tabular.model import TableModel
@@ -49,6 +50,8 @@ CHOICES = {
 """Options that are one of a few words."""
 CLASS_LEVELS = 20
 """Levels up to which an integer target counts as a class."""
+DEFAULT_STEPS = 10_000
+UNLIMITED_STEPS = 10_000_000
 HELD_OUT = 2000
 """Rows held out at most, where the share is chosen automatically."""
 
@@ -68,7 +71,7 @@ class TabularDiffusion(GenerativeEstimator):
         blocks: Number of its blocks.
         components: Gaussians in the law of a number; method "masked".
         dropout: Dropout rate of the blocks.
-        max_steps: Training steps at most.
+        max_steps: Training steps at most; None is 10,000, or what the budget allows.
         batch_size: Rows a training step.
         lr: Peak learning rate.
         ema_decay: Decay of the average of the weights.
@@ -113,12 +116,12 @@ class TabularDiffusion(GenerativeEstimator):
         method: str = "auto",
         target: str | None = None,
         columns: Mapping[str, str] | None = None,
-        constraints: Sequence[Any] | None = None,
+        constraints: Sequence[Constraint] | None = None,
         width: int | None = None,
         blocks: int | None = None,
         components: int = 20,
         dropout: float | None = None,
-        max_steps: int = 10_000,
+        max_steps: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
         ema_decay: float | None = None,
@@ -193,16 +196,17 @@ class TabularDiffusion(GenerativeEstimator):
         if self.target is not None and self.target not in schema:
             raise DataError(f"target: {unknown_column(self.target, schema.names)}")
         seed = check_seed(self.random_state)
-        front = TableFront.fit(X, schema, self.constraints, kinds=self._kinds(X), seed=seed)
-        table = front.modelled(X)
+        front, table = TableFront.fit(X, schema, self.constraints, seed=seed)
         model = kind(front.model_schema, self._options())
         rows = len(table)
         share = self.validation_fraction
-        kept, held_out = split_rows(rows, min(0.1, HELD_OUT / rows) if share is None else share, seed)
+        kept, held_out = split_rows(
+            rows, min(0.1, HELD_OUT / rows) if share is None else share, seed
+        )
         limit = budget if budget is not None else self.budget
         device = resolve_device(self.device)
         options: dict[str, Any] = {
-            "max_steps": self.max_steps,
+            "max_steps": self._max_steps(limit),
             "batch_size": self._batch_size(len(kept), device),
             "lr": model.options["lr"],
             "ema_decay": model.options["ema_decay"],
@@ -263,25 +267,64 @@ class TabularDiffusion(GenerativeEstimator):
             ConditionError: if a condition names an unknown column or a value never seen, or
                 contradicts another or a constraint.
         """
-        self._check_fitted()
-        n = validate_count(self.n_rows_ if n is None else n)
-        check_batch_size(batch_size)
-        seed = self._next_seed(random_state)
-        asked = self.front_.conditions(parse(self.schema_, conditions))
-        fixed = {name: c.value for name, c in asked.items() if isinstance(c, Equal)}
-        cuts = {name: c for name, c in asked.items() if not isinstance(c, Equal)}
-        given = self.front_.given(fixed, n)
-        if balance is not None:
-            given = given.assign(**spread(self.front_.model_schema, balance, asked, n, seed))
-        rows = self._complete(
-            given,
-            np.ones((n, given.shape[1]), dtype=bool),
-            seed,
-            cuts=cuts,
+        chunks = self.sample_chunks(
+            n,
+            chunk_rows=None,
+            conditions=conditions,
+            balance=balance,
             steps=steps,
+            random_state=random_state,
             batch_size=batch_size,
         )
-        return self.front_.finish(rows, seed)
+        return next(chunks)
+
+    def sample_chunks(
+        self,
+        n: int | None = None,
+        *,
+        chunk_rows: int | None = 65_536,
+        conditions: Mapping[str, Any] | None = None,
+        balance: str | Mapping[str, Mapping[Any, float]] | None = None,
+        steps: int | None = None,
+        random_state: int | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Draw rows part by part, for samples larger than memory.
+
+        Args:
+            n: Number of rows in all.
+            chunk_rows: Rows of a part, rounded up to whole blocks of 1024; None is one part.
+            conditions: As for `sample`.
+            balance: As for `sample`.
+            steps: As for `sample`.
+            random_state: As for `sample`.
+            batch_size: As for `sample`.
+
+        Yields:
+            Tables whose concatenation is `sample(n, ...)` with the same seed; at least one.
+
+        Raises:
+            ConditionError: as `sample`, before the first part; likewise the others.
+        """
+        self._check_fitted()
+        n = validate_count(self.n_rows_ if n is None else n)
+        batch_size = check_batch_size(batch_size)
+        front = self.front_
+        front.check_count(n)
+        asked = front.conditions(conditions)
+        fixed = {name: c.value for name, c in asked.items() if isinstance(c, Equal)}
+        cuts = {name: c for name, c in asked.items() if not isinstance(c, Equal)}
+        self.model_.restrict(cuts)
+        seed = self._next_seed(random_state)
+        levels = {} if balance is None else spread(front.model_schema, balance, asked, n, seed)
+        request = Request(fixed, cuts, levels, steps, batch_size)
+        return self._parts(n, chunk_rows, seed, request)
+
+    def _parts(
+        self, n: int, chunk_rows: int | None, seed: int, request: Request
+    ) -> Iterator[pd.DataFrame]:
+        with sampling_progress(n, enabled=self.progress and n > 0) as report:
+            yield from self._drawer().parts(n, chunk_rows, seed, request, report)
 
     def impute(
         self,
@@ -311,21 +354,18 @@ class TabularDiffusion(GenerativeEstimator):
             DataError: if a value is none that the training table could hold.
         """
         self._check_fitted()
-        check_batch_size(batch_size)
         if draws is not None and (isinstance(draws, bool) or draws < 1):
             raise ConfigError(f"draws must be an integer >= 1 or None, got {draws!r}")
+        request = Request(steps=steps, batch_size=check_batch_size(batch_size), present=True)
         seed = self._next_seed(random_state)
         full = self.front_.complete_columns(X)
-        given = self.front_.modelled(full, gaps=True)
-        known = given.notna().to_numpy()
-        tables = []
-        for draw in range(draws or 1):
-            own = seed if draws is None else _child(seed, draw)
-            rows = self._complete(
-                given, known, own, steps=steps, present=True, batch_size=batch_size
-            )
-            filled = self.front_.finish(rows, own)
-            tables.append(self.front_.keep_known(full, filled))
+        drawer, tables = self._drawer(), []
+        total = len(full) * (draws or 1)
+        with sampling_progress(total, enabled=self.progress and total > 0) as report:
+            for draw in range(draws or 1):
+                own = seed if draws is None else child_seed(seed, draw)
+                done = _shifted(report, draw * len(full))
+                tables.append(drawer.impute(full, own, request, done))
         return tables[0] if draws is None else tables
 
     def score_samples(
@@ -335,7 +375,7 @@ class TabularDiffusion(GenerativeEstimator):
 
         The bound is the ELBO of the encoded row (a density in the normal scores, a probability in
         the categories), with the randomness of a fixed seed: use it to compare rows; the lowest
-        are outliers. Identifiers play no part.
+        are outliers. Identifiers play no part; a row that breaks a constraint has -inf.
 
         Args:
             X: Rows of the training table's columns.
@@ -348,63 +388,23 @@ class TabularDiffusion(GenerativeEstimator):
             DataError: if a row holds what the codec cannot encode.
         """
         self._check_fitted()
-        table = self.front_.modelled(X)
-        return self.model_.log_prob(table, self.seed_, steps=steps, orders=orders)
+        result = np.full(len(X), -np.inf)
+        valid = ~self.front_.violations(X)
+        table = self.front_.modelled(X[valid])
+        result[valid] = self.model_.log_prob(table, self.seed_, steps=steps, orders=orders)
+        return result
 
     # ------------------------------------------------------------------ helpers
 
-    def _complete(
-        self,
-        given: pd.DataFrame,
-        known: NDArray[np.bool_],
-        seed: int,
-        *,
-        cuts: Mapping[str, Condition] | None = None,
-        steps: int | None = None,
-        present: bool = False,
-        batch_size: int | None = None,
-    ) -> pd.DataFrame:
-        """Draw what is not known of rows of modelled columns.
-
-        Args:
-            given: Some or all of the modelled columns, n rows.
-            known: (n, columns of `given`) which cells are known.
-            seed: Seed of the draw.
-            cuts: Sets and ranges of other columns.
-            steps: Number of sampling steps.
-            present: Draw no missing values.
-            batch_size: Rows at once on a GPU.
-        """
-        model, schema, n = self.model_, self.front_.model_schema, len(given)
-        restrictions = model.restrict(cuts or {})
-        noise = KeyedNoise(seed)
-        device = resolve_device(self.device)
-        places = [schema.names.index(name) for name in given.columns]
-        flags = torch.zeros(n, len(schema), dtype=torch.bool)
-        flags[:, places] = torch.from_numpy(known)
-        state = model.encode(given.reindex(columns=schema.names), self.seed_, gaps=True)
-        if n == 0:
-            return model.decode(state, noise, restrictions=restrictions)
-
-        def draw(start: int, rows: int) -> dict[str, Tensor]:
-            # The last block is computed whole: its rows beyond n repeat the last one.
-            index = torch.arange(start, start + rows).clamp(max=n - 1)
-            return model.draw(
-                {name: value[index] for name, value in state.items()},
-                flags[index],
-                noise.rows(start),
-                restrictions=restrictions,
-                steps=steps,
-                present=present,
-            )
-
-        with sampling_progress(n, enabled=self.progress) as advance:
-            drawn = self._blocks(draw, n, device=device, batch_size=batch_size, progress=advance)
-        table = model.decode(drawn, noise, restrictions=restrictions)
-        for position, name in enumerate(given.columns):
-            # What is known comes back as it was, to the last digit.
-            table[name] = table[name].where(~known[:, position], given[name].to_numpy())
-        return table
+    def _drawer(self) -> Drawer:
+        return Drawer(
+            self.front_,
+            self.model_,
+            blocks=self._blocks,
+            block=self.compute_block,
+            device=resolve_device(self.device),
+            seed=self.seed_,
+        )
 
     def _method(self) -> type[TableModel]:
         """The method's class, after a look at the options."""
@@ -413,12 +413,18 @@ class TabularDiffusion(GenerativeEstimator):
                 raise ConfigError(
                     f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
                 )
-        kind = METHODS["masked" if self.method == "auto" else self.method]
-        kind.check(self.get_params(deep=False))
-        return kind
+        # An option that makes no sense is an error, whichever method would look at it.
+        for kind in METHODS.values():
+            kind.check(self._options())
+        return METHODS["masked" if self.method == "auto" else self.method]
 
     def _options(self) -> dict[str, Any]:
-        return self.get_params(deep=False)
+        return {k: v for k, v in self.get_params(deep=False).items() if k != "constraints"}
+
+    def _max_steps(self, limit: float | str | None) -> int:
+        if self.max_steps is not None:
+            return self.max_steps
+        return DEFAULT_STEPS if limit is None else UNLIMITED_STEPS
 
     def _batch_size(self, rows: int, device: torch.device) -> int:
         """The option, or one that gives a small table enough steps and a GPU enough work."""
@@ -444,6 +450,10 @@ class TabularDiffusion(GenerativeEstimator):
         self.n_features_in_ = len(front.schema)
 
     # -------------------------------------------------------------- persistence
+
+    def _saved_params(self) -> dict[str, Any]:
+        # The constraints are saved with what was learned of them.
+        return super()._saved_params() | {"constraints": None}
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
         codec, arrays = self.model_.state()
@@ -471,12 +481,11 @@ class TabularDiffusion(GenerativeEstimator):
         )
         model.denoiser.to(resolve_device(self.device)).eval()
         self._set_fitted(front, model)
+        self.constraints = list(front.rules.constraints) or None
         self.n_rows_ = int(saved.config["rows"])
         self.seed_, self._calls = int(saved.config["seed"]), 0
 
 
-def _child(seed: int, index: int) -> int:
-    """The seed of draw `index` of a call."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
-
-
+def _shifted(advance: Callable[[int], None] | None, offset: int) -> Callable[[int], None] | None:
+    """A report of progress that counts from `offset`."""
+    return None if advance is None else lambda done: advance(offset + done)

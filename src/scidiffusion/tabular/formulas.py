@@ -35,9 +35,12 @@ _SIGNS: dict[type[ast.unaryop], Callable[..., Any]] = {
     ast.UAdd: np.positive,
     ast.USub: np.negative,
 }
-_FUNCTIONS = ("abs", "round", "min", "max")
+# How many arguments a function takes.
+_FUNCTIONS = {"abs": (1, 1), "round": (1, 2), "min": (2, 99), "max": (2, 99)}
 _HINT = "a formula has + - * / // %, parentheses, numbers, abs, round, min, max and column names"
 _LONGEST = 10_000
+# Well below Python's own limit, which also counts the caller's frames.
+_DEEPEST = 400
 _BACKTICKS = re.compile(r"`([^`]*)`")
 
 
@@ -77,7 +80,7 @@ class Expression:
             # A name in backticks is read as one in quotes.
             text = _BACKTICKS.sub(lambda match: repr(match[1]), self.text).strip()
             tree = ast.parse(text, mode="eval").body
-            self._check(tree, found)
+            self._check(tree, found, _DEEPEST)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -90,15 +93,19 @@ class Expression:
         object.__setattr__(self, "names", tuple(found))
         object.__setattr__(self, "_tree", tree)
 
-    def _check(self, node: ast.expr, found: dict[str, None]) -> None:
+    def _check(self, node: ast.expr, found: dict[str, None], depth: int) -> None:
         """Refuse what is not on the list; collect the names."""
+        if depth == 0:
+            raise ConfigError(
+                f"the formula {self.text!r:.80} is nested more than {_DEEPEST} deep; shorten it"
+            )
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            self._check(node.left, found)
-            self._check(node.right, found)
+            self._check(node.left, found, depth - 1)
+            self._check(node.right, found, depth - 1)
         elif isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS:
-            self._check(node.operand, found)
+            self._check(node.operand, found, depth - 1)
         elif isinstance(node, ast.Call):
-            self._check_call(node, found)
+            self._check_call(node, found, depth - 1)
         elif isinstance(node, ast.Name):
             found[node.id] = None
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -107,17 +114,17 @@ class Expression:
             part = ast.unparse(node)
             raise ConfigError(f"the formula {self.text!r:.80} has {part!r:.40} in it; {_HINT}")
 
-    def _check_call(self, node: ast.Call, found: dict[str, None]) -> None:
+    def _check_call(self, node: ast.Call, found: dict[str, None], depth: int) -> None:
         name = node.func.id if isinstance(node.func, ast.Name) else None
-        numbers = {"abs": (1, 1), "round": (1, 2), "min": (2, 99), "max": (2, 99)}
-        low, high = numbers.get(str(name), (1, 0))
+        low, high = _FUNCTIONS.get(str(name), (1, 0))
         count = len(node.args)
         plain = not node.keywords and not any(isinstance(a, ast.Starred) for a in node.args)
         if not (plain and low <= count <= high):
             part = ast.unparse(node)
             raise ConfigError(f"the formula {self.text!r:.80} has {part!r:.40} in it; {_HINT}")
+        arguments = node.args
         if name == "round" and count == 2:
-            digits = node.args.pop()
+            arguments, digits = node.args[:1], node.args[1]
             try:
                 places = ast.literal_eval(digits)
             except ValueError:
@@ -127,11 +134,8 @@ class Expression:
                     f"the formula {self.text!r:.80} rounds to {ast.unparse(digits)!r:.40} "
                     "decimals; give a whole number from -15 to 15"
                 )
-            node.args.append(digits)
-            self._check(node.args[0], found)
-            return
-        for argument in node.args:
-            self._check(argument, found)
+        for argument in arguments:
+            self._check(argument, found, depth)
 
     def __call__(self, columns: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Compute the formula.

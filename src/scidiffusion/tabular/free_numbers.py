@@ -123,35 +123,41 @@ class NumberPattern:
     above: int
 
     @classmethod
-    def fit(cls, values: Sequence[int], limit: int, key: int) -> Self:
+    def fit(cls, values: Sequence[int], limits: tuple[int, int], key: int) -> Self:
         """Learn the range.
 
         Args:
             values: The training values, at least one.
-            limit: The largest number that the column's dtype can hold.
+            limits: The smallest and the largest number that the column's dtype can hold.
             key: Chooses among free cells.
 
         Returns:
             The pattern: free numbers above the largest value where the values are dense, as in
-            1, 2, 3, ..., free numbers among the others where they are not.
+            1, 2, 3, ..., free numbers of as many digits where they are not.
         """
         low, high, n = min(values), max(values), len(values)
+        least, most = limits
         digits = len(str(abs(high)))
-        wanted = plenty(n)
+        # Ends that many tables could have, and not those of this one.
+        if low > 0 and len(str(low)) == digits:
+            first = 10 ** (digits - 1)
+        else:
+            first = max(least, 1 - 10 ** len(str(-low))) if low < 0 else 0
+        last = min(most, 10**digits - 1 if high > 0 else 0)
         if high - low + 1 > 2 * n:
-            first, last = low, high
-            if low > 0 and len(str(low)) == digits:
-                first, last = 10 ** (digits - 1), min(10**digits - 1, limit)
             size = min(last - first + 1, LARGEST_DOMAIN)
             numbers = (value - first for value in values)
             taken = np.array([number for number in numbers if number < size], dtype=np.uint64)
-            free = FreeCells.find(taken, size, wanted, key)
+            free = FreeCells.find(taken, size, plenty(n), key)
             if free.capacity >= 2 * n:
-                return cls(first, free, max(high, last) + 1)
-        ends = (min(10**power - 1, limit) for power in (digits, digits + 1))
-        last = next((end for end in ends if end - high >= 2 * n), min(10 ** (digits + 1), limit))
-        size = min(max(last - high, 0), LARGEST_DOMAIN)
-        return cls(high + 1, FreeCells(size, (0,) if size else ()), max(high, last) + 1)
+                return cls(first, free, last + 1)
+        start = high + 1
+        if last - start < 3 * n:
+            last = min(most, 10 ** (max(digits, 1) + 1) - 1)
+        if last - start >= 3 * n:
+            start += key % n
+        size = min(max(last - start + 1, 0), LARGEST_DOMAIN)
+        return cls(start, FreeCells(size, (0,) if size else ()), max(start, last + 1))
 
     def draw(self, rows: NDArray[np.uint64], key: int, seed: int) -> list[int]:
         """The numbers of rows.

@@ -13,15 +13,18 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from scidiffusion.errors import ConditionError, DataError, ModelFileError, SchemaError
+from scidiffusion.errors import DataError, ModelFileError
 from scidiffusion.tabular.columns import (
     number_from_value,
     series_from_codes,
     series_from_numbers,
 )
 from scidiffusion.tabular.conditions import Condition
+from scidiffusion.tabular.constraints import Constraint, ConstraintSet, Unique
 from scidiffusion.tabular.identifiers import IdentifierGenerator
+from scidiffusion.tabular.reading import overlay
 from scidiffusion.tabular.schema import ColumnSchema, TableSchema, unknown_column
 
 __all__ = ["TableFront"]
@@ -31,56 +34,106 @@ class TableFront:
     """See the module.
 
     Args:
-        schema: The user's table.
-        model_schema: The modelled columns.
+        rules: The fitted constraints.
         identifiers: Makers of the columns that are made up.
 
     Attributes:
-        schema, model_schema: As given.
+        schema: The user's table.
+        model_schema: The modelled columns.
     """
 
     def __init__(
-        self,
-        schema: TableSchema,
-        model_schema: TableSchema,
-        identifiers: Mapping[str, IdentifierGenerator],
+        self, rules: ConstraintSet, identifiers: Mapping[str, IdentifierGenerator]
     ) -> None:
-        self.schema, self.model_schema = schema, model_schema
-        self.identifiers = dict(identifiers)
+        self.rules, self.identifiers = rules, dict(identifiers)
+        self.schema = rules.schema_
+        self.model_schema = rules.modelled_schema_.modelled
 
     @classmethod
     def fit(
         cls,
         table: pd.DataFrame,
         schema: TableSchema,
-        constraints: Sequence[Any] | None,
+        constraints: Sequence[Constraint] | None,
         *,
-        kinds: Mapping[str, str],
         seed: int,
-    ) -> Self:
+    ) -> tuple[Self, pd.DataFrame]:
         """Learn what is not modelled.
 
         Args:
             table: The training table.
             schema: Its schema.
             constraints: Rules that rows keep.
-            kinds: Overrides of the columns' kinds.
             seed: Seed of the identifiers.
+
+        Returns:
+            The front, and the modelled table: without the rows that break a constraint, which a
+            warning counts.
         """
+        rules = ConstraintSet(constraints or ()).fit(table, schema)
         makers = {
             column.name: IdentifierGenerator.fit(table[column.name], column, seed=seed)
-            for column in schema.identifiers
+            for column in rules.schema_.identifiers
         }
-        return cls(schema, schema.modelled, makers)
+        front = cls(rules, makers)
+        return front, front.modelled(table)
 
     def modelled(self, table: pd.DataFrame, *, gaps: bool = False) -> pd.DataFrame:
-        """Return the modelled columns of a table; with `gaps`, any value may be missing.
+        """Return the modelled columns of a table; with `gaps`, all its rows.
+
+        Args:
+            table: Rows of the user's columns.
+            gaps: Any value may be missing, and rows that break a constraint stay: their derived
+                columns count as missing.
 
         Raises:
             DataError: if the table is none, or lacks a column.
         """
         self._check(table)
-        return table[self.model_schema.names].reset_index(drop=True)
+        if gaps:
+            table = table.reset_index(drop=True)
+            broken = self.violations(table)
+            valid = table[~broken]
+            made = self.rules.forward(valid) if len(valid) else valid
+            made = made.reindex(index=table.index, columns=self.model_schema.names)
+            for name in self.model_schema.names:
+                if broken.any() and name in table:
+                    made[name] = table[name]
+            return made
+        return self.rules.forward(table)[self.model_schema.names].reset_index(drop=True)
+
+    @property
+    def has_unique(self) -> bool:
+        """Whether rows must have different keys."""
+        return bool(self.unique_columns)
+
+    @property
+    def unique_columns(self) -> list[str]:
+        """The columns of the unique keys."""
+        keys = [rule.columns for rule in self.rules.constraints if isinstance(rule, Unique)]
+        return list(dict.fromkeys(name for columns in keys for name in columns))
+
+    def duplicates(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows have a key that an earlier row has."""
+        return self.rules.duplicates(table)
+
+    def check_count(self, n: int) -> None:
+        """Raise ConfigError if there are fewer unique keys than rows."""
+        self.rules.check_count(n)
+
+    def violations(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows break a constraint other than a unique key.
+
+        Raises:
+            DataError: if the table is none, or lacks a column.
+        """
+        self._check(table)
+        if not len(self.rules):
+            return np.zeros(len(table), dtype=bool)
+        found = self.rules.check(table)
+        unique = [str(rule) for rule in self.rules.constraints if isinstance(rule, Unique)]
+        broken: NDArray[np.bool_] = found.drop(columns=unique).to_numpy(bool).any(axis=1)
+        return broken
 
     def complete_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with the columns that it lacks, all missing.
@@ -95,47 +148,41 @@ class TableFront:
                 raise DataError(unknown_column(name, self.schema.names))
         return table.reindex(columns=self.schema.names)
 
-    def conditions(self, asked: Mapping[str, Condition]) -> dict[str, Condition]:
-        """Translate conditions on the user's columns to the modelled ones.
+    def conditions(self, asked: Mapping[str, Any] | None) -> dict[str, Condition]:
+        """Check conditions on the user's columns and translate them to the modelled ones.
 
         Raises:
-            ConditionError: if one cannot be.
+            ConditionError: if one is impossible, or contradicts another or a constraint.
         """
-        for name in asked:
-            if name in self.identifiers:
-                raise ConditionError(
-                    f"condition on {name!r}: identifiers are made up, not drawn; set the column "
-                    "after sampling"
-                )
-        return dict(asked)
+        return self.rules.conditions(asked)
 
     def given(self, fixed: Mapping[str, Any], n: int) -> pd.DataFrame:
         """Return n rows of modelled columns that have one canonical value each."""
         columns = {name: _constant(self.model_schema[name], fixed[name], n) for name in fixed}
         return pd.DataFrame(columns, index=range(n))
 
-    def finish(self, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-        """Turn modelled rows into rows of the user's table."""
-        columns = {name: rows[name] for name in self.model_schema.names}
+    def finish(self, rows: pd.DataFrame, seed: int, *, start: int = 0) -> pd.DataFrame:
+        """Turn modelled rows, the first of them number `start`, into rows of the user's table."""
+        table = self.rules.inverse(rows)
+        columns = {str(name): table[name] for name in table}
         for name, maker in self.identifiers.items():
-            columns[name] = maker.generate(np.arange(len(rows)), seed=seed)
+            columns[name] = maker.generate(np.arange(start, start + len(rows)), seed=seed)
         return pd.DataFrame({name: columns[name] for name in self.schema.names})
 
     def keep_known(self, table: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
         """Return `filled` with every value that `table` has, and its index."""
-        result = filled.set_axis(table.index, axis=0)
-        for name in self.schema.names:
-            known = table[name].notna().to_numpy()
-            result[name] = result[name].where(~known, table[name])
-        return result
+        columns = {
+            name: overlay(
+                filled[name], table[name].notna().to_numpy(), table[name].reset_index(drop=True)
+            )
+            for name in self.schema.names
+        }
+        return pd.DataFrame(columns).set_axis(table.index, axis=0)
 
     def to_json(self) -> dict[str, Any]:
         """The front as a JSON object."""
-        return {
-            "schema": self.schema.to_dict(),
-            "model_schema": self.model_schema.to_dict(),
-            "identifiers": {name: m.to_json() for name, m in self.identifiers.items()},
-        }
+        makers = {name: maker.to_json() for name, maker in self.identifiers.items()}
+        return {"constraints": self.rules.to_json(), "identifiers": makers}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -145,18 +192,15 @@ class TableFront:
             ModelFileError: if it is none.
         """
         try:
-            return cls(
-                TableSchema.from_dict(record["schema"]),
-                TableSchema.from_dict(record["model_schema"]),
-                {
-                    name: IdentifierGenerator.from_json(maker)
-                    for name, maker in record["identifiers"].items()
-                },
-            )
-        except (KeyError, TypeError, AttributeError, SchemaError) as error:
+            rules, makers = record["constraints"], dict(record["identifiers"])
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"the columns of the saved model cannot be read: {error}"
             ) from error
+        identifiers = {
+            name: IdentifierGenerator.from_json(maker) for name, maker in makers.items()
+        }
+        return cls(ConstraintSet.from_json(rules), identifiers)
 
     def _check(self, table: Any) -> None:
         if not isinstance(table, pd.DataFrame):
@@ -166,7 +210,9 @@ class TableFront:
                 raise DataError(f"the table lacks the column {name!r}")
         for name in table.columns:
             if name not in self.schema:
-                raise DataError(f"the table has an unknown column; {unknown_column(name, self.schema.names)}")
+                raise DataError(
+                    f"the table has an unknown column; {unknown_column(name, self.schema.names)}"
+                )
 
 
 def _constant(column: ColumnSchema, value: Any, n: int) -> pd.Series:

@@ -144,7 +144,7 @@ class IdentifierGenerator:
         pattern: TextPattern | NumberPattern
         if column.integer:
             numbers = sorted(int(value) for value in values)
-            pattern = NumberPattern.fit(numbers, _largest(column), key)
+            pattern = NumberPattern.fit(numbers, _limits(column), key)
         else:
             pattern = TextPattern.fit(sorted(str(value) for value in values), key)
         return cls(column, pattern, share, key)
@@ -178,11 +178,11 @@ class IdentifierGenerator:
             values[missing] = None
             return pd.Series(pd.Categorical(values), name=self.column.name)
         if self.column.integer and self.column.dtype != "object":
-            values = values.astype(np.uint64 if _largest(self.column) >= 2**63 else np.int64)
+            values = values.astype(np.uint64 if _limits(self.column)[1] >= 2**63 else np.int64)
         return with_arrow(series_from_values(values, missing, self.column), self.column.arrow)
 
     def _check_numbers(self, values: np.ndarray) -> None:
-        largest = _largest(self.column)
+        largest = _limits(self.column)[1]
         if any(value > largest for value in values):
             raise DataError(
                 f"column {self.column.name!r}: {self.column.dtype} has no {len(values)} numbers "
@@ -224,11 +224,11 @@ class IdentifierGenerator:
             raise ModelFileError(f"the identifiers of a model cannot be read: {error}") from error
 
 
-def _largest(column: ColumnSchema) -> int:
-    """The largest whole number that a column can hold exactly."""
+def _limits(column: ColumnSchema) -> tuple[int, int]:
+    """The smallest and the largest whole number that a column can hold exactly."""
     name = column.dtype.lower()
-    if name == "object":
-        return 2**63 - 1
-    if "int" in name:
-        return int(np.iinfo(name).max)
-    return 2 ** (np.finfo(name).nmant + 1)
+    if "int" in name or name == "object":
+        limits = np.iinfo("int64" if name == "object" else name)
+        return int(limits.min), int(limits.max)
+    exact = 2 ** (np.finfo(name).nmant + 1)
+    return -exact, exact

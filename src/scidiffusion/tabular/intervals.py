@@ -44,7 +44,7 @@ def wilson(share: float, count: float, confidence: float = 0.95) -> tuple[float,
     """
     if count <= 0:
         return 0.0, 1.0
-    z = norm.ppf(0.5 + confidence / 2)
+    z = float(norm.ppf(0.5 + confidence / 2))
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     spread = share * (1 - share) / count + z * z / (4 * count * count)
     half = z / (1 + z * z / count) * math.sqrt(spread)

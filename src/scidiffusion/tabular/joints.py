@@ -44,7 +44,7 @@ def time_text(count: float, column: ColumnSchema) -> str:
     assert column.maximum is not None
     inside = np.clip(np.rint(count), 0, float(column.maximum - column.minimum))
     value = series_from_numbers(np.array([inside]), column).iloc[0]
-    return str(value).removesuffix(" 00:00:00")
+    return str(value).removesuffix(" 00:00:00").removeprefix("0 days ")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ def _axis(
         labels, bar = level_groups(codes, column, JOINT_LEVELS)
         return Axis(column, tuple(labels), None), [bar[x] for x in codes]
     numbers = [shown_numbers(np.asarray(x, dtype=np.float64), column) for x in sides]
-    edges, _ = bin_edges(numbers[0][np.isfinite(numbers[0])], column, JOINT_BINS)
+    # Small tables in few cells: of one row each they would show nothing but chance.
+    most = int(np.clip(0.4 * np.sqrt(min(len(x) for x in sides)), 6, JOINT_BINS))
+    edges, _ = bin_edges(numbers[0][np.isfinite(numbers[0])], column, most)
     bins = len(edges) - 1
     places = [
         np.where(

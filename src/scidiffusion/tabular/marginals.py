@@ -1,8 +1,8 @@
 """One column's distribution in two tables, as bins or bars that a reader can compare.
 
-Both tables are counted over the same bins or levels, chosen by the real one: bins of equal width
-over most of its values (even in the logarithm where one order of magnitude hides the next), the
-levels it has most often, and the rest together.
+Both tables are counted over the same bins or levels: bins of equal width over most of the real
+values (even in the logarithm where one order of magnitude hides the next), or the levels that
+either table has most often, and the rest together.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def bin_shares(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArr
 def level_shares(
     codes: Sequence[NDArray[np.int64]], column: ColumnSchema, limit: int = MAX_LEVELS
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Shares of a column's levels in several tables, the most frequent of the first table first.
+    """Shares of a column's most frequent levels in several tables, sorted by the first table.
 
     Args:
         codes: Every table's codes as a :class:`~scidiffusion.tabular.views.TableView` holds them.
@@ -125,6 +125,12 @@ def level_groups(
     counts = np.stack([np.bincount(x, minlength=len(names)) for x in codes])
     order = np.argsort(-counts[0], kind="stable")
     order = order[counts[:, order].max(axis=0) > 0]
+    if len(order) > limit:
+        # A level that one of the tables has often is shown, whichever it is.
+        often = (counts / counts.sum(axis=1, keepdims=True)).max(axis=0)[order]
+        shown = np.zeros(len(order), dtype=bool)
+        shown[np.argsort(-often, kind="stable")[: limit - 1]] = True
+        order = np.concatenate([order[shown], order[~shown]])
     bar = np.zeros(len(names), dtype=np.int64)
     bar[order] = np.minimum(np.arange(len(order)), limit - 1)
     if len(order) <= limit:

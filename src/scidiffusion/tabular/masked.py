@@ -41,7 +41,7 @@ class MaskedModel(TableModel):
         "width": 256,
         "blocks": 4,
         "dropout": 0.0,
-        "lr": 2e-3,
+        "lr": 3e-3,
         "ema_decay": 0.998,
         "sample_steps": None,
     }
@@ -49,6 +49,10 @@ class MaskedModel(TableModel):
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
         """See `TableModel.check`."""
+        for name in ("width", "blocks", "components"):
+            value = options[name]
+            if value is not None and (isinstance(value, bool) or value < 1):
+                raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
         steps = options["sample_steps"]
         if steps is not None and (isinstance(steps, bool) or steps < 1):
             raise ConfigError(f"sample_steps must be an integer >= 1 or None, got {steps!r}")

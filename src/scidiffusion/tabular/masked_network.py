@@ -15,9 +15,11 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,10 +146,9 @@ def pick(weights: Tensor, uniform: Tensor) -> Tensor:
         draw; a class of weight zero is never drawn.
     """
     cumulative = weights.double().cumsum(-1)
-    target = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
-    index = torch.searchsorted(cumulative, target, right=True)[..., 0]
-    last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).to(torch.uint8).argmax(-1)
-    return torch.minimum(index, last)
+    # Less than the total even after rounding, so that the last class with any weight is the limit.
+    target = uniform.double().unsqueeze(-1) * (cumulative[..., -1:] * (1 - 1e-12))
+    return torch.searchsorted(cumulative, target, right=True)[..., 0]
 
 
 class _Block(nn.Module):
@@ -187,7 +188,7 @@ class MaskedTableNetwork(nn.Module):
         *,
         width: int = 256,
         blocks: int = 4,
-        components: int = 12,
+        components: int = 20,
         dropout: float = 0.0,
         log_marginals: Sequence[Tensor] | None = None,
         bf16: bool = False,
@@ -204,6 +205,13 @@ class MaskedTableNetwork(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.3)
         self._buffer("starts", torch.tensor(starts[:-1], dtype=torch.long))
         self._buffer("hidden_code", torch.tensor(codes, dtype=torch.long))
+        self.starts: Tensor
+        self.hidden_code: Tensor
+        self.numeric: Tensor
+        self.frequencies: Tensor
+        self.dense: Tensor
+        self.dense_place: Tensor
+        self.dense_code: Tensor
         self._buffer("numeric", torch.tensor(layout.numeric, dtype=torch.long))
         self._place = {column: place for place, column in enumerate(layout.numeric)}
         self._density = {column: i for i, (column, _, _) in enumerate(layout.densities)}
@@ -214,6 +222,8 @@ class MaskedTableNetwork(nn.Module):
         self.numbers = nn.Linear(features, width, bias=False) if features else None
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
+        # In a tuple, which torch does not register: not part of the state.
+        self._converted: tuple[Any, nn.ModuleList] | None = None
         self._group_codes(codes, log_marginals)
         self.logits = nn.Linear(width, max(1, len(self.base)))
         nn.init.zeros_(self.logits.weight)
@@ -307,10 +317,27 @@ class MaskedTableNetwork(nn.Module):
 
     def trunk(self, x: Tensor) -> Tensor:
         """Return the features of inputs, (B, width)."""
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            for block in self.blocks:
-                x = block(x)
+        if not self.bf16:
+            blocks: Any = self.blocks
+        elif torch.is_grad_enabled():
+            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+                x = x.bfloat16()
+                for block in self.blocks:
+                    x = block(x)
+            return self.norm(x.float())
+        else:
+            # Converting the weights in every call would cost more than the products.
+            blocks, x = self._bf16_blocks(), x.bfloat16()
+        for block in blocks:
+            x = block(x)
         return self.norm(x.float())
+
+    def _bf16_blocks(self) -> nn.ModuleList:
+        """Return a copy of the blocks in bfloat16, made anew when their weights have changed."""
+        version = tuple((p.data_ptr(), p._version) for p in self.blocks.parameters())
+        if self._converted is None or self._converted[0] != version:
+            self._converted = (version, copy.deepcopy(self.blocks).bfloat16())
+        return self._converted[1]
 
     def log_prob(self, features: Tensor, codes: Tensor, values: Tensor) -> Tensor:
         """Return the log-probability of every column's code and number, (B, D) nats.

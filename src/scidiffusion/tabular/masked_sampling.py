@@ -24,7 +24,7 @@ from scidiffusion.tabular.masked_network import MaskedTableDenoiser, pick
 
 __all__ = ["Cuts", "Restriction", "reveal"]
 
-SHARED_ORDER = 128
+SHARED_ORDER = 256
 """Rows that share one random order: fewer columns a step, and so less work."""
 
 

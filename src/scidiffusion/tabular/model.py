@@ -41,7 +41,7 @@ class TableModel(ABC):
 
     def __init__(self, schema: TableSchema, options: Mapping[str, Any]) -> None:
         self.schema = schema
-        self.options = {
+        self.options: dict[str, Any] = {
             name: self.defaults.get(name, value) if value is None else value
             for name, value in options.items()
         }

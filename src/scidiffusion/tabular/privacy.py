@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,65 +24,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta, fisher_exact, norm
 
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
 from scidiffusion.tabular import attacks as attack
+from scidiffusion.tabular import copy_figures as figures_of
+from scidiffusion.tabular.copy_figures import CopyFigure
 from scidiffusion.tabular.inference import infer_schema
-from scidiffusion.tabular.intervals import (
-    auc_with_error,
-    binomial_tail,
-    difference,
-    effective_count,
-    wilson,
-)
 from scidiffusion.tabular.judges import copy_share
 from scidiffusion.tabular.neighbours import RowSpace
 from scidiffusion.tabular.schema import ColumnKind, TableSchema
+from scidiffusion.tabular.singling_out import singling_out
 from scidiffusion.tabular.views import TableView
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from rich.table import Table
 
 __all__ = ["CopyFigure", "CopyReport", "copy_report"]
 
 FEWEST_ROWS = 10
 ALARM = 0.01
-FALSE_POSITIVE_RATE = 0.01
-
-
-@dataclass(frozen=True)
-class CopyFigure:
-    """One figure of a copy report.
-
-    Args:
-        label: What it is, in words.
-        value: Its value, in [0, 1]; higher is worse.
-        ideal: What fresh rows would give.
-        low: Lower end of the confidence interval; where the ideal is itself measured on held-out
-            rows, its error is part of the interval.
-        high: Upper end.
-        p_value: Chance that fresh rows give at least this value.
-        count: Rows, or attacks, that it is measured on.
-    """
-
-    label: str
-    value: float
-    ideal: float
-    low: float
-    high: float
-    p_value: float
-    count: int
-
-    @property
-    def risk(self) -> float:
-        """The value on the scale from fresh rows (0) to a copy (1); below 0 by chance."""
-        return self.on_scale(self.value)
-
-    def on_scale(self, value: float) -> float:
-        """Put a value, such as an end of the interval, on the scale of `risk`."""
-        return (value - self.ideal) / (1 - self.ideal) if self.ideal < 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -262,7 +221,7 @@ def copy_report(
             ("rows", "dcr", "membership", "tpr", "singles", "joint", "guesses")
         )
     }
-    figures = {"copies": _copies(whole, confidence)}
+    figures = {"copies": figures_of.copies(whole, confidence)}
     views = {name: view.sample(int(max_rows), rng["rows"]) for name, view in whole.items()}
     space = RowSpace.of(views["train"], views["holdout"])
     points = {name: space.points(view) for name, view in views.items()}
@@ -274,11 +233,13 @@ def copy_report(
         "dcr_balanced": "nearer to a training row, as many held out",
     }
     for (name, label), found in zip(labels.items(), searches, strict=True):
-        figures[name] = _pointed_at(label, found.weights, found.train, confidence)
+        figures[name] = figures_of.pointed_at(label, found.weights, found.train, confidence)
     scores = attack.membership_scores(*known, rng["membership"])
     for name, pair in scores.items():
-        figures[f"membership_{name}"] = _area(f"membership by {name}, AUC", pair, confidence)
-    figures["membership_tpr"] = _found(scores["density"], rng["tpr"], confidence)
+        figures[f"membership_{name}"] = figures_of.area(
+            f"membership by {name}, AUC", pair, confidence
+        )
+    figures["membership_tpr"] = figures_of.found(scores["density"], rng["tpr"], confidence)
 
     labels = {
         "singling_out": "singled out by one column",
@@ -287,7 +248,7 @@ def copy_report(
     singled_out = {}
     for name, label in labels.items():
         joint = name.endswith("joint")
-        singled = attack.singling_out(
+        singled = singling_out(
             views["train"],
             views["holdout"],
             views["synthetic"],
@@ -297,7 +258,9 @@ def copy_report(
         )
         singled_out[name] = {"main": singled.main, "control": singled.control}
         if singled.weights.any():
-            figures[name] = _pointed_at(label, singled.weights, singled.train, confidence)
+            figures[name] = figures_of.pointed_at(
+                label, singled.weights, singled.train, confidence
+            )
     guesses = None
     if len(whole["train"].schema) > 1:
         guesses = attack.attribute_inference(
@@ -306,7 +269,7 @@ def copy_report(
             (views["synthetic"], points["synthetic"]),
             rng["guesses"],
         )
-        figures["attribute_inference"] = _guessed(guesses, confidence)
+        figures["attribute_inference"] = figures_of.guessed(guesses, confidence)
     return CopyReport(
         figures=figures,
         distances={
@@ -350,6 +313,11 @@ def _views(
     if absent:
         raise DataError(f"the holdout lacks the column(s) {', '.join(map(repr, absent[:5]))}")
     kinds = {c.name: c.kind for c in columns} if isinstance(columns, TableSchema) else columns
+    # An identifier is looked up like a level: it must not be copied either.
+    kinds = {
+        name: ColumnKind.CATEGORICAL if kind == ColumnKind.IDENTIFIER else kind
+        for name, kind in (kinds or {}).items()
+    }
     with warnings.catch_warnings():
         # Pandas announces another dtype for a part without values; the schema asks the values.
         warnings.simplefilter("ignore", FutureWarning)
@@ -366,66 +334,3 @@ def _views(
             stacklevel=3,
         )
     return views
-
-
-def _copies(views: Mapping[str, TableView], confidence: float) -> CopyFigure:
-    """Exact copies of training rows, among synthetic rows and among held-out ones."""
-    fake, held_out = len(views["synthetic"]), len(views["holdout"])
-    value = copy_share(views["train"], views["synthetic"])
-    ideal = copy_share(views["train"], views["holdout"])
-    low, high = difference(value, fake, ideal, held_out, confidence)
-    counts = [[round(share * n), round((1 - share) * n)] for share, n in
-              ((value, fake), (ideal, held_out))]  # fmt: skip
-    p_value = float(fisher_exact(counts, alternative="greater").pvalue)
-    low, high = _shares(ideal + low, ideal + high)
-    return CopyFigure("exact copies of training rows", value, ideal, low, high, p_value, fake)
-
-
-def _pointed_at(
-    label: str, weights: NDArray[np.float64], train: NDArray[np.bool_], confidence: float
-) -> CopyFigure:
-    """Share of the rows pointed at that are training rows."""
-    value, ideal = float(weights[train].sum() / weights.sum()), float(train.mean())
-    count = effective_count(weights, train, float(weights.sum()))
-    low, high = wilson(min(value, 1.0), count, confidence)
-    p_value = binomial_tail(min(value, 1.0), count, ideal)
-    return CopyFigure(label, value, ideal, low, high, p_value, round(float(weights.sum())))
-
-
-def _area(label: str, scores: attack.MembershipScores, confidence: float) -> CopyFigure:
-    area, error, null_error = auc_with_error(*scores)
-    half = float(norm.ppf(0.5 + confidence / 2)) * error
-    p_value = float(norm.sf((area - 0.5) / null_error)) if null_error else 1.0
-    count = len(scores.train) + len(scores.holdout)
-    return CopyFigure(label, area, 0.5, *_shares(area - half, area + half), p_value, count)
-
-
-def _found(
-    scores: attack.MembershipScores, rng: np.random.Generator, confidence: float
-) -> CopyFigure:
-    """Training rows found at one per cent of false alarms."""
-    rate = FALSE_POSITIVE_RATE
-    value = attack.true_positive_rate(scores, rate, rng)
-    m, n = len(scores.train), len(scores.holdout)
-    # The threshold is a held-out row: it is drawn, too.
-    count = 1 / (1 / m + 1 / n)
-    rank = rate * (count + 1)
-    p_value = float(beta.sf(value, rank, count + 1 - rank))
-    label = f"training rows found at {100 * rate:g} % false alarms"
-    return CopyFigure(label, value, rate, *wilson(value, count, confidence), p_value, m + n)
-
-
-def _guessed(guesses: attack.Guesses, confidence: float) -> CopyFigure:
-    """Cells guessed, of training rows against held-out ones; the rows are what is drawn."""
-    main, control = guesses.train.mean(axis=1), guesses.holdout.mean(axis=1)
-    value, ideal = float(main.mean()), float(control.mean())
-    error = math.sqrt(main.var(ddof=1) / len(main) + control.var(ddof=1) / len(control))
-    half = float(norm.ppf(0.5 + confidence / 2)) * error
-    p_value = float(norm.sf((value - ideal) / error)) if error else float(value <= ideal)
-    low, high = _shares(value - half, value + half)
-    count = len(main) + len(control)
-    return CopyFigure("cells guessed from the others", value, ideal, low, high, p_value, count)
-
-
-def _shares(low: float, high: float) -> tuple[float, float]:
-    return max(0.0, low), min(1.0, high)

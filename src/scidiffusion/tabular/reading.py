@@ -18,7 +18,7 @@ from scidiffusion.tabular.columns import (
 )
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema
 
-__all__ = ["check_columns", "read_levels", "read_numbers", "step_of", "write_numbers"]
+__all__ = ["check_columns", "overlay", "read_levels", "read_numbers", "step_of", "write_numbers"]
 
 
 def check_columns(table: pd.DataFrame, schema: TableSchema) -> None:
@@ -96,6 +96,21 @@ def write_numbers(numbers: NDArray[np.float64], column: ColumnSchema) -> pd.Seri
         column: The column's schema.
     """
     return series_from_numbers(snap_numbers(numbers, column), column)
+
+
+def overlay(drawn: pd.Series, known: NDArray[np.bool_], values: pd.Series) -> pd.Series:
+    """A column with known values put over drawn ones, to the last digit, in the drawn dtype.
+
+    Args:
+        drawn: The column.
+        known: (n,) where a value is known.
+        values: (n,) the known values; elsewhere they are not looked at.
+    """
+    if not known.any():
+        return drawn
+    result = drawn.copy()
+    result[known] = values[known].astype(drawn.dtype).to_numpy()
+    return result
 
 
 def step_of(column: ColumnSchema) -> float:

@@ -46,7 +46,8 @@ def spread(
         name, weights = next(iter(balance.items()))
     else:
         raise ConditionError(
-            f"balance must be a column's name or {{column: {{level: weight}}}}, got {balance!r:.80}"
+            "balance must be a column's name or {column: {level: weight}}, "
+            f"got {balance!r:.80}"
         )
     if name not in schema:
         raise ConditionError(f"balance: {unknown_column(name, schema.names)}")
@@ -57,7 +58,9 @@ def spread(
             f"columns={{{name!r}: 'categorical'}}, or condition on ranges of it"
         )
     if name in conditions:
-        raise ConditionError(f"balance: column {name!r} is also a condition; leave out one of them")
+        raise ConditionError(
+            f"balance: column {name!r} is also a condition; leave out one of them"
+        )
     shares = _shares(column, weights)
     exact = shares * n
     counts = np.floor(exact + 1e-9).astype(int)

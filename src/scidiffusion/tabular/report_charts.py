@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scidiffusion.tabular.contrasts import ColumnContrast
-from scidiffusion.tabular.joints import Axis, Joint, bin_text, column_values, time_text
+from scidiffusion.tabular.dates import unit_ratio
+from scidiffusion.tabular.joints import bin_text, column_values, time_text
 from scidiffusion.tabular.marginals import (
+    BINS,
     bin_edges,
     bin_shares,
     compact,
@@ -28,20 +30,37 @@ from scidiffusion.tabular.marginals import (
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema
 from scidiffusion.tabular.views import TableView
 
-__all__ = ["distance_chart", "heat_map", "joint_chart", "marginal_chart", "percent", "score_track"]
+__all__ = [
+    "distance_chart",
+    "marginal_chart",
+    "number",
+    "percent",
+    "score_track",
+    "svg_of",
+    "text_at",
+    "tick_text",
+    "time_tick",
+]
 
 WIDTH = 320
-STEPS = 12
 LEVEL_LABEL = 17
 
 
 def number(value: float) -> str:
-    """A coordinate in as few characters as a tenth of a pixel needs."""
+    """A coordinate in as few characters as a tenth of a pixel needs.
+
+    Args:
+        value: The coordinate.
+    """
     return f"{value:.1f}".removesuffix(".0")
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with the digits it deserves."""
+    """A share as a percentage with the digits it deserves.
+
+    Args:
+        share: In [0, 1].
+    """
     value = 100 * share
     if 0 < value < 0.05:
         return "<0.1 %"
@@ -49,20 +68,42 @@ def percent(share: float) -> str:
 
 
 def tick_text(value: float) -> str:
-    """A number on an axis: thousands apart, but not those of a year."""
+    """A number on an axis: thousands apart, but not those of a year.
+
+    Args:
+        value: The number.
+    """
     if 10_000 <= abs(value) < 1e6 and value == round(value):
         return f"{value:,.0f}"
     return compact(value)
 
 
-def _svg(width: float, height: float, label: str, parts: Iterable[str], kind: str = "") -> str:
+def svg_of(width: float, height: float, label: str, parts: Iterable[str], kind: str = "") -> str:
+    """A chart of its parts.
+
+    Args:
+        width: In the chart's own units; the page scales it.
+        height: The same.
+        label: What it shows, for screen readers.
+        parts: SVG elements.
+        kind: Its class in the style sheet.
+    """
     return (
         f'<svg class="chart {kind}" viewBox="0 0 {number(width)} {number(height)}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
 
-def _text(x: float, y: float, text: str, kind: str = "t", anchor: str = "start") -> str:
+def text_at(x: float, y: float, text: str, kind: str = "t", anchor: str = "start") -> str:
+    """A text in a chart, escaped.
+
+    Args:
+        x: Its place.
+        y: Its baseline.
+        text: The text.
+        kind: Its class in the style sheet.
+        anchor: Which part of it lies at the place: ``start``, ``middle`` or ``end``.
+    """
     where = "" if anchor == "start" else f' text-anchor="{anchor}"'
     return f'<text class="{kind}" x="{number(x)}" y="{number(y)}"{where}>{escape(text)}</text>'
 
@@ -88,7 +129,8 @@ def marginal_chart(views: tuple[TableView, TableView], contrast: ColumnContrast)
         shown_numbers(x[np.isfinite(x)], column)
         for x in (np.asarray(side, dtype=np.float64) for side in sides)
     ]
-    edges, logarithmic = bin_edges(known[0], column)
+    fewest = min(len(x) for x in known)
+    edges, logarithmic = bin_edges(known[0], column, int(np.clip(np.sqrt(fewest), 8, BINS)))
     shares = np.stack([bin_shares(x, edges) for x in known])
     names = [bin_text(low, high, column) for low, high in itertools.pairwise(edges)]
     scale = np.log10(edges) if logarithmic else edges
@@ -137,10 +179,10 @@ def histogram(
         at = left + (place - edges[0]) / (edges[-1] - edges[0]) * (right - left)
         anchor = "start" if at < 24 else "end" if at > WIDTH - 24 else "middle"
         parts.append(f'<path class="axis" d="M{number(at)} {bottom:g}v4"/>')
-        parts.append(_text(at, bottom + 17, text, "t", anchor))
+        parts.append(text_at(at, bottom + 17, text, "t", anchor))
     if rooted:
-        parts.append(_text(right, top + 2, "root scale", "t note", "end"))
-    return _svg(WIDTH, height, label, parts, "histogram")
+        parts.append(text_at(right, top + 2, "root scale", "t note", "end"))
+    return svg_of(WIDTH, height, label, parts, "histogram")
 
 
 def _steps(x: NDArray[np.float64], y: NDArray[np.float64], bottom: float) -> str:
@@ -160,7 +202,7 @@ def _ticks(
         assert column.maximum is not None
         span = float(column.maximum - column.minimum)
         at = np.unique(np.clip(np.rint(np.linspace(low, high, 7)[[1, 3, 5]]), 0, span))
-        return [(float(t), shorten(time_text(float(t), column), 16)) for t in at]
+        return [(float(t), time_tick(float(t), high - low, column)) for t in at]
     if logarithmic:
         decades = np.arange(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
         some = decades[:: max(1, math.ceil(len(decades) / 5))]
@@ -171,9 +213,25 @@ def _ticks(
         return [((low + high) / 2, tick_text((low + high) / 2))]
     step = _round_step((high - low) / 4.5)
     if column.integer:
-        step = max(step, 1.0)
+        step = max(math.ceil(step), 1)
     at = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
     return [(float(t), tick_text(float(f"{t:.10g}"))) for t in at]
+
+
+def time_tick(count: float, span: float, column: ColumnSchema) -> str:
+    """A date on an axis, without its time where the axis covers many days.
+
+    Args:
+        count: The date, as a view holds it.
+        span: Length of the axis.
+        column: The column.
+    """
+    text = time_text(count, column)
+    assert column.unit is not None
+    days = span / unit_ratio("D", column.unit)
+    if column.kind is ColumnKind.DATETIME and days >= 5:
+        text = text[:10]
+    return shorten(text, 16)
 
 
 def _round_step(rough: float) -> float:
@@ -201,7 +259,7 @@ def level_bars(labels: Sequence[str], shares: NDArray[np.float64], label: str) -
         says = f"{name}: real {percent(shares[0, k])}, synthetic {percent(shares[1, k])}"
         parts.append(f"<g><title>{escape(says)}</title>")
         parts.append(f'<rect class="hit" x="0" y="{y:g}" width="{WIDTH}" height="{row:g}"/>')
-        parts.append(_text(left - 7, y + 12.5, shorten(name, LEVEL_LABEL), "t", "end"))
+        parts.append(text_at(left - 7, y + 12.5, _middle_cut(name, LEVEL_LABEL), "t", "end"))
         parts.append(
             f'<rect class="real" x="{left:g}" y="{y + 3:g}" '
             f'width="{number(max(real - left, 0.5))}" height="11"/>'
@@ -215,7 +273,14 @@ def level_bars(labels: Sequence[str], shares: NDArray[np.float64], label: str) -
             "</tspan></text>"
         )
         parts.append("</g>")
-    return _svg(WIDTH, top + len(labels) * row + 4, label, parts, "levels")
+    return svg_of(WIDTH, top + len(labels) * row + 4, label, parts, "levels")
+
+
+def _middle_cut(text: str, length: int) -> str:
+    """A text cut in its middle: names of levels often differ at their ends."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length - 7].rstrip()}…{text[-6:].lstrip()}"
 
 
 def score_track(positions: Sequence[tuple[str, float]], label: str) -> str:
@@ -238,134 +303,7 @@ def score_track(positions: Sequence[tuple[str, float]], label: str) -> str:
     for kind, place in positions:
         x = left + min(max(place, 0.0), 1.0) * (right - left)
         parts.append(f'<path class="{kind}" d="{marks[kind].format(x=number(x))}"/>')
-    return _svg(180, 22, label, parts, "track")
-
-
-def heat_map(
-    matrix: NDArray[np.float64], names: Sequence[str], limit: float, label: str, key: str
-) -> str:
-    """A matrix of signed values, one path for every shade.
-
-    Args:
-        matrix: Shape (d, d).
-        names: Its rows and columns.
-        limit: The absolute value of the deepest shade.
-        label: What it shows, for screen readers.
-        key: Which of the page's matrices holds the values to show when pointed at.
-
-    Returns:
-        The chart.
-    """
-    d = len(names)
-    gap, side = 86.0, 300.0
-    cell = side / d
-    size = min(10.5, max(6.0, 0.86 * cell))
-    cut = 16 if size > 8 else 18
-    parts = [
-        f'<g transform="translate({gap:g} {gap:g}) scale({cell:.4g})">'
-        f'<rect class="zero" width="{d}" height="{d}"/>'
-    ]
-    parts += _shades(matrix, limit)
-    parts.append("</g>")
-    for k, name in enumerate(names):
-        at = gap + (k + 0.5) * cell
-        style = f'class="m" font-size="{size:.3g}"'
-        text = escape(shorten(name, cut))
-        parts.append(
-            f'<text {style} x="{gap - 5:g}" y="{number(at + size * 0.35)}" '
-            f'text-anchor="end">{text}</text>'
-            f'<text {style} transform="translate({number(at + size * 0.35)} {gap - 5:g}) '
-            f'rotate(-90)">{text}</text>'
-        )
-    parts.append(
-        f'<rect class="hit" data-map="{key}" x="{gap:g}" y="{gap:g}" width="{side:g}" '
-        f'height="{side:g}"/>'
-    )
-    return _svg(gap + side + 2, gap + side + 2, label, parts, "map")
-
-
-def _shades(matrix: NDArray[np.float64], limit: float) -> list[str]:
-    """Cells of the same shade in one path: ``n`` of negative values, ``p`` of positive ones."""
-    shade = np.rint(np.clip(matrix / max(limit, 1e-12), -1, 1) * STEPS).astype(int)
-    paths = []
-    for value in np.unique(shade[shade != 0]):
-        places = zip(*np.nonzero(shade == value), strict=True)
-        cells = "".join(f"M{x} {y}h1v1h-1z" for y, x in places)
-        sign = "n" if value < 0 else "p"
-        paths.append(f'<path class="{sign} s{abs(value)}" d="{cells}"/>')
-    return paths
-
-
-def joint_chart(joint: Joint) -> str:
-    """The joint distribution of two columns: real, synthetic, and what is more or less of it.
-
-    Args:
-        joint: The shares.
-
-    Returns:
-        Three panels, the first column on the horizontal axis.
-    """
-    across, up = joint.axes
-    # The root shows thin places; one scale for both tables.
-    highest = math.sqrt(max(float(joint.real.max()), float(joint.synthetic.max()), 1e-12))
-    difference = joint.synthetic - joint.real
-    deepest = max(float(np.abs(difference).max()), 0.05 * highest**2)
-    turned = across.edges is None and len(across) > 3
-    left, side, gap, top = (96.0 if up.edges is None else 66.0), 138.0, 14.0, 18.0
-    foot = 86.0 if turned else 32.0
-    parts = []
-    for place, text in _axis_labels(up, 13):
-        y = top + side - place * side
-        nudge = 3.5 if up.edges is None else 8.0 if place > 0.9 else -1.0
-        parts.append(_text(left - 5, y + nudge, text, "t", "end"))
-    name = escape(shorten(up.column.name, 22))
-    turn = f'transform="translate(9 {top + side / 2:g}) rotate(-90)"'
-    parts.append(f'<text class="t name" text-anchor="middle" {turn}>{name}</text>')
-    panels = (
-        ("real", np.sqrt(joint.real), highest, "of-real"),
-        ("synthetic", np.sqrt(joint.synthetic), highest, "of-synth"),
-        ("synthetic − real", difference, deepest, "of-both"),
-    )
-    for index, (caption, matrix, limit, kind) in enumerate(panels):
-        x = left + index * (side + gap)
-        parts.append(_text(x, 11, caption))
-        parts.append(
-            f'<g class="{kind}" transform="translate({x:g} {top:g}) '
-            f'scale({side / len(across):.5g} {side / len(up):.5g})">'
-            f'<rect class="zero" width="{len(across)}" height="{len(up)}"/>'
-        )
-        parts += [*_shades(np.flipud(matrix.T), limit), "</g>"]
-        for place, text in _axis_labels(across, 10):
-            at = x + place * side
-            if turned:
-                where = f'transform="translate({number(at - 3)} {top + side + 5:g}) rotate(90)"'
-                parts.append(f'<text class="t" {where}>{escape(text)}</text>')
-                continue
-            ends = across.edges is not None
-            anchor = "start" if ends and place < 0.1 else "end" if ends and place > 0.9 else ""
-            parts.append(_text(at, top + side + 13, text, "t", anchor or "middle"))
-    middle = left + 1.5 * side + gap
-    name = shorten(across.column.name, 40)
-    parts.append(_text(middle, top + side + foot - 4, name, "t name", "middle"))
-    label = f"Joint distribution of {across.column.name} and {up.column.name}"
-    return _svg(left + 3 * side + 2 * gap + 1, top + side + foot, label, parts, "joint")
-
-
-def _axis_labels(axis: Axis, length: int) -> list[tuple[float, str]]:
-    """Places in [0, 1] and text: every level, or both ends of numbers and where they lack."""
-    if axis.edges is None:
-        return [((k + 0.5) / len(axis), shorten(x, length)) for k, x in enumerate(axis.labels)]
-    bins = len(axis.edges) - 1
-    ends = [(0.0, float(axis.edges[0])), (bins / len(axis), float(axis.edges[-1]))]
-    return [(place, shorten(_end_text(edge, axis.column), 10)) for place, edge in ends]
-
-
-def _end_text(edge: float, column: ColumnSchema) -> str:
-    if column.kind is not ColumnKind.NUMERICAL:
-        return time_text(edge, column)
-    if column.integer:
-        return tick_text(math.ceil(edge))
-    return tick_text(float(f"{edge:.3g}"))
+    return svg_of(180, 22, label, parts, "track")
 
 
 def distance_chart(

@@ -179,7 +179,7 @@ def notes_section(findings: Findings) -> str:
         "Bins cover the middle 99.6 % of the real values; what lies outside is counted in the "
         "outermost ones. “root scale” marks charts whose heights are square roots.",
         "Real rows appear on this page only counted, never singly; names of levels are those of "
-        "the real table. Rows shown are synthetic.",
+        "the real table. Rows shown are synthetic, and real ones only where they are copies.",
     )
     listed = "".join(f"<li>{note}</li>" for note in notes)
     return (

@@ -19,8 +19,9 @@ import numpy as np
 from scidiffusion._version import __version__
 from scidiffusion.tabular.contrasts import ColumnContrast, PairContrast
 from scidiffusion.tabular.findings import Findings, Tone, verdict
-from scidiffusion.tabular.report_charts import heat_map, marginal_chart, percent
+from scidiffusion.tabular.report_charts import marginal_chart, percent
 from scidiffusion.tabular.report_judge import copies_section, judge_section, notes_section
+from scidiffusion.tabular.report_maps import heat_map
 from scidiffusion.tabular.report_parts import cell, facts_line, joint_of, name_of, section
 from scidiffusion.tabular.report_scores import score_rows
 
@@ -188,7 +189,8 @@ def _columns(findings: Findings) -> str:
         '<input id="column-filter" type="search" placeholder="Filter by name" '
         'aria-label="Filter columns by name"></div>'
     )
-    rows = "".join(_column_row(contrast) for contrast in worst)
+    by_error = sorted(contrasts, key=lambda contrast: -contrast.error)
+    rows = "".join(_column_row(contrast) for contrast in by_error)
     open_if_wide = " open" if some else ""
     listed = (
         f"<details{open_if_wide}><summary>All {len(contrasts)} columns as a table</summary>"

@@ -7,7 +7,8 @@ from html import escape
 from scidiffusion.tabular.contrasts import ColumnContrast
 from scidiffusion.tabular.findings import Findings
 from scidiffusion.tabular.joints import joint_shares
-from scidiffusion.tabular.report_charts import joint_chart, percent
+from scidiffusion.tabular.report_charts import percent
+from scidiffusion.tabular.report_maps import joint_chart
 
 __all__ = ["cell", "facts_line", "joint_of", "name_of", "section"]
 

@@ -9,7 +9,7 @@ from html import escape
 
 from scidiffusion.tabular.comparison import ComparedTables
 from scidiffusion.tabular.metrics import Figures, TableScore
-from scidiffusion.tabular.report_charts import score_track
+from scidiffusion.tabular.report_charts import percent, score_track
 
 __all__ = ["score_rows"]
 
@@ -75,7 +75,7 @@ _ROWS = {
         "missing where none is",
         "{:,}",
         lambda v, _: v,
-        1.0,
+        0.02,
     ),
 }
 
@@ -104,13 +104,12 @@ def _row(score: TableScore, tables: ComparedTables, name: str) -> str:
     )
     title = row.title.format(metric=score.efficacy_metric, target=score.target)
     shown = ["–" if figure is None else row.form.format(figure) for figure in (value, best, worst)]
-    ideal = value if best is None else best
-    scale = row.scale
     if name == "invalid":
-        scale = max(1.0, 0.01 * len(tables.synthetic) * len(tables.schema))
+        value, best, worst, shown = _invalid_shares(score, tables)
+    ideal = value if best is None else best
     marks = [("floor-worst", worst), ("floor-best", best), ("mark", value)]
     away = [(kind, row.badness(x, ideal)) for kind, x in marks if x is not None]
-    longest = max(scale, *(far for _, far in away))
+    longest = max(row.scale, *(far for _, far in away))
     label = f"{title}: synthetic {shown[0]}, real rows {shown[1]}, independent columns {shown[2]}"
     track = score_track([(kind, 1 - far / longest) for kind, far in away], label)
     return (
@@ -120,3 +119,17 @@ def _row(score: TableScore, tables: ComparedTables, name: str) -> str:
         f'<td class="num" data-label="real rows">{shown[1]}</td>'
         f'<td class="num muted" data-label="independent">{shown[2]}</td></tr>'
     )
+
+
+def _invalid_shares(
+    score: TableScore, tables: ComparedTables
+) -> tuple[float, float, float, list[str]]:
+    """Shares of the cells, which tables of different lengths can be compared by, and as text."""
+    counts = [part.invalid or 0 for part in (score.synthetic, score.real, score.independent)]
+    rows = [len(table) for table in (tables.synthetic, tables.test, tables.train)]
+    shares = [count / (n * len(tables.schema)) for count, n in zip(counts, rows, strict=True)]
+    shown = [
+        f"{count:,} ({percent(share)})" if count else "0"
+        for count, share in zip(counts, shares, strict=True)
+    ]
+    return shares[0], shares[1], shares[2], shown

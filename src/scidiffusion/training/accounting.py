@@ -3,9 +3,9 @@ r"""How much noise a budget asks for, and how much of it a run has spent.
 One step of private training adds N(0, (noise_multiplier max_grad_norm)^2) to the sum of clipped
 gradients of rows drawn independently with probability `sample_rate`: the Poisson-subsampled
 Gaussian mechanism. Its composition over steps is computed by Opacus: numerically, by
-convolving the law of the privacy loss (Gopi, Lee & Wutschitz 2021, tight up to a known error that
-is added), or by Renyi divergences (Mironov, Talwar & Zhang 2019). Both bound epsilon from above, so
-the smaller counts.
+convolving the law of the privacy loss (Gopi, Lee & Wutschitz 2021, tight up to a known error
+that is added), or by Renyi divergences (Mironov, Talwar & Zhang 2019). Both bound epsilon from
+above, so the smaller counts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from typing import Any
 
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -51,7 +52,7 @@ def epsilon_spent(
     found = _renyi(noise_multiplier, sample_rate, steps, delta)
     # Where Renyi's bound is far too large the convolution would need a mesh of its size.
     if found <= 10 * max(scale, 1e-3):
-        accountant = require("opacus.accountants", "privacy").PRVAccountant()
+        accountant = _accountants().PRVAccountant()
         accountant.history = [(noise_multiplier, sample_rate, steps)]
         with warnings.catch_warnings():
             # Logarithms of 0 outside the domain, which the accountant then masks.
@@ -62,8 +63,13 @@ def epsilon_spent(
     return found
 
 
+def _accountants() -> Any:
+    require("opacus", "privacy")
+    return require("opacus.accountants", "privacy")
+
+
 def _renyi(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
-    accountant = require("opacus.accountants", "privacy").RDPAccountant()
+    accountant = _accountants().RDPAccountant()
     accountant.history = [(noise_multiplier, sample_rate, steps)]
     with warnings.catch_warnings():
         # It warns where its best order is the first or the last: a looser bound, no wrong one.
@@ -136,8 +142,17 @@ def gaussian_ratio(epsilon: float, delta: float) -> float:
     Args:
         epsilon: In (0, infinity).
         delta: In (0, 1).
+
+    Raises:
+        ConfigError: if no noise is enough.
     """
-    return float(brentq(lambda ratio: gaussian_delta(epsilon, ratio) - delta, 1e-9, 1e3))
+    least = 1e-9
+    if gaussian_delta(epsilon, least) >= delta:
+        raise ConfigError(
+            f"no amount of noise reaches epsilon={epsilon:g} at delta={delta:g}; ask for a larger "
+            "epsilon or a larger delta"
+        )
+    return float(brentq(lambda ratio: gaussian_delta(epsilon, ratio) - delta, least, 1e3))
 
 
 def _central_limit(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:

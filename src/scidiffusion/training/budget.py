@@ -1,8 +1,8 @@
 """The privacy a fit may spend, as an option: (epsilon, delta) and how the noise is made.
 
 A fit is (epsilon, delta)-differentially private if for any two tables that differ by one row and
-any set S of models, P(S) <= exp(epsilon) P'(S) + delta (Dwork & Roth 2014, definition 2.4): whether
-somebody's row was there can hardly be told from the model, nor from anything made with it.
+any set S of models, P(S) <= exp(epsilon) P'(S) + delta (Dwork & Roth 2014, definition 2.4):
+whether somebody's row was there can hardly be told from the model, nor from what is made with it.
 
 This module imports neither torch nor Opacus, so that an estimator can hold a budget at no cost.
 """

@@ -100,7 +100,7 @@ def train(
 
     With `validation`, the averaged weights of the best evaluation are kept, else the last ones.
     With `config.privacy` the run is differentially private in the rows of `data`, but for what
-    was made of them before (an encoding, the network's start); its checkpoint is as secret as they.
+    was made of them before (an encoding, the network's start); its checkpoint is secret like they.
 
     Args:
         denoiser: An `nn.Module` that is a `Denoiser`, such as `NetworkDenoiser`.
@@ -200,7 +200,7 @@ def train(
         best_val_loss=monitor.best_val_loss,
         history=monitor.history,
         stopped_by=str(monitor.stopped_by or StopReason.MAX_STEPS),
-        **_privacy(module),
+        **module.costs(),
     )
 
 
@@ -214,18 +214,6 @@ def _module(
     if config.privacy is None:
         return DiffusionModule(denoiser, objective, config)
     return PrivateModule(denoiser, objective, config, check_rows(data, cond))
-
-
-def _privacy(module: DiffusionModule) -> dict[str, float]:
-    """What a private run has spent, for its result."""
-    if not isinstance(module, PrivateModule):
-        return {}
-    plan = module.plan
-    return {
-        "epsilon_spent": plan.spent(module.step),
-        "delta": plan.delta,
-        "noise_multiplier": plan.noise_multiplier,
-    }
 
 
 def _run(

@@ -183,6 +183,10 @@ class DiffusionModule(pl.LightningModule):
         rows = torch.empty(batch_size(batch.x), device=device_of(batch.x))
         return drop_condition(batch.cond, noise.uniform(rows) >= self.config.condition_dropout)
 
+    def costs(self) -> dict[str, float]:
+        """Return what a run has spent, for its result: nothing without privacy."""
+        return {}
+
     # -- evaluation ------------------------------------------------------------------------------
 
     @torch.no_grad()

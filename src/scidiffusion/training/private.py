@@ -7,10 +7,10 @@ Whatever follows (AdamW, weight decay, averaging) sees the data through this gra
 costs nothing more. The noise is such that all planned steps together cost the budget's epsilon at
 its delta; a run that a time budget cuts short costs less.
 
-The rows of a step are put into slots, a fixed number of them, in an order drawn by lot; empty slots
-hold zeros and add nothing. So the noise that a row is trained with (its time, its hidden columns)
-has the same law whoever else is there, even where an objective spreads it over the slots. More
-rows than slots come with a probability so small that the accounting has room for it.
+The rows of a step are put into a fixed number of slots in an order drawn by lot; empty slots hold
+zeros and add nothing. So the noise that a row is trained with (its time, its hidden columns) has
+the same law whoever else is there, even where an objective spreads it over the slots. More rows
+than slots come with a probability so small that the accounting has room for it.
 
 Held-out rows are data, too: there is no validation, and losses are not reported.
 
@@ -21,6 +21,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import secrets
 import warnings
@@ -185,9 +186,7 @@ class PoissonBatches:
         DataError: as `Batches`.
     """
 
-    def __init__(
-        self, data: State, cond: Condition, plan: PrivacyPlan, *, start: int = 0
-    ) -> None:
+    def __init__(self, data: State, cond: Condition, plan: PrivacyPlan, *, start: int = 0) -> None:
         self.rows = check_rows(data, cond)
         self.data, self.cond, self.plan, self.start = data, cond, plan, start
 
@@ -310,6 +309,14 @@ class PrivateModule(DiffusionModule):
             self.row_gradients.close()
             self.row_gradients = None
 
+    def costs(self) -> dict[str, float]:
+        """See `DiffusionModule.costs`."""
+        return {
+            "epsilon_spent": self.plan.spent(self.step),
+            "delta": self.plan.delta,
+            "noise_multiplier": self.plan.noise_multiplier,
+        }
+
     def training_step(self, batch: PrivateBatch, batch_idx: int = 0) -> Tensor:  # type: ignore[override]
         """Make the private gradient of a step; return the mean loss, which is not private."""
         assert self.row_gradients is not None
@@ -369,16 +376,7 @@ class PrivateModule(DiffusionModule):
     def export_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `DiffusionModule.export_state`; with the state of the accountant."""
         tensors, numbers = super().export_state()
-        accountant = {
-            "noise_multiplier": self.plan.noise_multiplier,
-            "sample_rate": self.plan.sample_rate,
-            "slots": self.plan.slots,
-            "epsilon": self.plan.epsilon,
-            "delta": self.plan.delta,
-            "max_grad_norm": self.plan.max_grad_norm,
-            "key": self.plan.key,
-            "steps": self.step,
-        }
+        accountant = dataclasses.asdict(self.plan) | {"steps": self.step}
         return tensors, numbers | {"privacy": accountant}
 
     def import_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:

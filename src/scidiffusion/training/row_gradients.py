@@ -1,6 +1,6 @@
 r"""Clipped gradients of single rows, without holding any of them.
 
-    sum_i c_i g_i,      c_i = min(1, max_grad_norm / ||g_i||),      g_i the gradient of row i's loss.
+    sum_i c_i g_i,     c_i = min(1, max_grad_norm / ||g_i||),     g_i the gradient of row i's loss.
 
 A linear layer's gradient of one row is the outer product of what goes in and what comes back, so
 its norm is known from the norms of these. Opacus's hooks collect the norms in a first backward
@@ -127,6 +127,7 @@ class RowGradients:
 
 def _hooks_class() -> Any:
     """Opacus's hooks, with the rule for bags of embeddings of fixed size added."""
+    require("opacus", "privacy")
     base = require("opacus.grad_sample", "privacy").GradSampleModuleFastGradientClipping
 
     class Hooks(base):  # type: ignore[misc,valid-type]
@@ -192,20 +193,19 @@ def check_rows_apart(
         gradients._clear()
     if not bool(torch.isfinite(exact).all()):
         raise _unfit(module, "the gradient of a row of zeros or of data is not finite")
-    if not torch.allclose(norms, exact, rtol=TOLERANCE, atol=1e-6):
-        raise _unfit(
-            module,
-            "the norms of single rows' gradients are not exact: a layer is used more than once, "
-            "or mixes rows",
-        )
     # Rounding a sum is a change that is not clipped: in half precision it exceeds a row's share.
     wrong, size = torch.zeros(()), torch.zeros(())
     for total, *terms in zip(whole, *parts, strict=True):
         if total is not None:
             gap = total - torch.stack([term for term in terms if term is not None]).sum(0)
             wrong, size = wrong + gap.square().sum().cpu(), size + total.square().sum().cpu()
-    if wrong.sqrt() > ROUNDING * size.sqrt():
-        raise _unfit(module, "it multiplies in half precision, or mixes rows")
+    rounded = bool(wrong.sqrt() > ROUNDING * size.sqrt())
+    if rounded or not torch.allclose(norms, exact, rtol=TOLERANCE, atol=1e-6):
+        raise _unfit(
+            module,
+            "the gradients of single rows are not exact: a layer is used more than once, mixes "
+            "rows, or multiplies in half precision",
+        )
     keep = torch.tensor([row for row in rows if row != 1], device=losses.device)
     if not torch.allclose(losses[keep].detach(), other[keep], rtol=TOLERANCE, atol=1e-6):
         raise _unfit(module, "the loss of a row depends on the other rows of its batch")

@@ -1,0 +1,235 @@
+"""From what is asked for to rows: given cells, blocks, constraints, unique keys.
+
+Rows are drawn in whole blocks whose randomness is keyed by (seed, row), so that neither the batch
+size nor the parts in which a sample is written change it. Where keys must be unique, blocks are
+drawn one after the other, and a row whose key is taken is drawn again with the seed of the next
+round.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scidiffusion.core.rng import KeyedNoise
+from scidiffusion.errors import InputError, ScidiffusionWarning
+from scidiffusion.tabular.conditions import Condition
+from scidiffusion.tabular.front import TableFront
+from scidiffusion.tabular.model import TableModel
+from scidiffusion.tabular.reading import overlay
+
+__all__ = ["Drawer", "Request", "child_seed"]
+
+ROUNDS = 100
+"""How often rows are drawn again for a unique key, or to keep a constraint beside known cells."""
+
+Report = Callable[[int], None] | None
+Blocks = Callable[..., dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every row of a sample shall be.
+
+    Args:
+        fixed: Column -> canonical value.
+        cuts: Column -> set or range.
+        levels: Column -> its values in the whole sample.
+        steps: Number of sampling steps.
+        batch_size: Rows at once on a GPU.
+        present: Draw no missing values.
+    """
+
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    cuts: Mapping[str, Condition] = field(default_factory=dict)
+    levels: Mapping[str, pd.Series] = field(default_factory=dict)
+    steps: int | None = None
+    batch_size: int | None = None
+    present: bool = False
+
+
+class Drawer:
+    """Draws rows of one fitted model.
+
+    Args:
+        front: Between the user's table and the modelled one.
+        model: The fitted method.
+        blocks: The estimator's loop over blocks of rows.
+        block: Rows of a block.
+        device: Where it computes.
+        seed: Seed of the encoding of given cells.
+    """
+
+    def __init__(
+        self,
+        front: TableFront,
+        model: TableModel,
+        *,
+        blocks: Blocks,
+        block: int,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.front, self.model, self.seed = front, model, seed
+        self._blocks, self._block, self._device = blocks, block, device
+
+    def parts(
+        self, n: int, size: int | None, seed: int, request: Request, report: Report
+    ) -> Iterator[pd.DataFrame]:
+        """Draw the user's rows, part by part.
+
+        Args:
+            n: Number of rows.
+            size: Rows of a part, rounded up to whole blocks; None is one part.
+            seed: Seed of the sample.
+            request: What is asked for.
+            report: Called with the number of rows done.
+
+        Raises:
+            InputError: if unique keys run out.
+        """
+        size = max(1, -(-(n if size is None else size) // self._block)) * self._block
+        step = self._block if self.front.has_unique else size
+        seen = pd.DataFrame()
+        for start in range(0, max(n, 1), size):
+            stop = min(start + size, n)
+            tables = []
+            for first in range(start, max(stop, start + 1), step):
+                table = self._rows(first, min(step, stop - first), seed, request, report)
+                if self.front.has_unique:
+                    table, seen = self._unique(table, seen, first, seed, request)
+                tables.append(table)
+            yield tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+    def _rows(
+        self, start: int, rows: int, seed: int, request: Request, report: Report
+    ) -> pd.DataFrame:
+        """Rows start, start + 1, ... of a sample."""
+        given = self.front.given(request.fixed, rows)
+        for name, values in request.levels.items():
+            given[name] = values.iloc[start : start + rows].reset_index(drop=True)
+        known = np.ones((rows, given.shape[1]), dtype=bool)
+        drawn = self.complete(given, known, seed, request, start=start, report=report)
+        return self.front.finish(drawn, seed, start=start)
+
+    def _unique(
+        self, table: pd.DataFrame, seen: pd.DataFrame, start: int, seed: int, request: Request
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Draw again the rows whose key is taken; return the rows and all keys so far."""
+        keys = self.front.unique_columns
+        for attempt in range(ROUNDS + 1):
+            together = pd.concat([seen, table[keys]], ignore_index=True)
+            taken = self.front.duplicates(together)[len(seen) :]
+            if not taken.any():
+                return table, together
+            if attempt < ROUNDS:
+                again = self._rows(start, len(table), child_seed(seed, attempt), request, None)
+                table = table.where(pd.Series(~taken), again).astype(table.dtypes)
+        raise InputError(
+            f"no {start + len(table):,} rows with different {', '.join(keys)} were found in "
+            f"{ROUNDS} rounds; sample fewer rows, or drop the Unique"
+        )
+
+    def impute(
+        self, table: pd.DataFrame, seed: int, request: Request, report: Report
+    ) -> pd.DataFrame:
+        """Fill the missing values of a table of the user's columns.
+
+        A row whose known cells and draws together break a constraint is drawn again; a warning
+        counts the rows for which that did not help.
+        """
+        filled = self._filled(table, seed, request, report)
+        for attempt in range(ROUNDS):
+            broken = self.front.violations(filled)
+            if not broken.any():
+                break
+            part = table[broken]
+            again = self._filled(part, child_seed(seed, attempt), request, None)
+            filled.loc[broken] = again.to_numpy(object)
+            filled = filled.astype(again.dtypes)
+            if attempt >= 10 and not self.front.violations(again).mean() < 1:
+                break
+        broken = self.front.violations(filled)
+        if broken.any():
+            warnings.warn(
+                f"{int(broken.sum())} of {len(table)} rows break a constraint together with the "
+                "values that were known; look at them",
+                ScidiffusionWarning,
+                stacklevel=4,
+            )
+        return filled
+
+    def _filled(
+        self, table: pd.DataFrame, seed: int, request: Request, report: Report
+    ) -> pd.DataFrame:
+        given = self.front.modelled(table, gaps=True)
+        known = given.notna().to_numpy()
+        rows = self.complete(given, known, seed, request, report=report)
+        return self.front.keep_known(table, self.front.finish(rows, seed))
+
+    def complete(
+        self,
+        given: pd.DataFrame,
+        known: NDArray[np.bool_],
+        seed: int,
+        request: Request,
+        *,
+        start: int = 0,
+        report: Report = None,
+    ) -> pd.DataFrame:
+        """Draw what is not known of rows of modelled columns.
+
+        Args:
+            given: Some or all of the modelled columns, n rows.
+            known: (n, columns of `given`) which cells are known.
+            seed: Seed of the draw.
+            request: Its cuts and options; the rest is in `given`.
+            start: Number of the first row in the whole sample, in whole blocks.
+            report: Called with the number of rows of the sample done so far.
+        """
+        model, schema, n = self.model, self.front.model_schema, len(given)
+        restrictions = model.restrict(request.cuts)
+        noise = KeyedNoise(seed, start)
+        flags = torch.zeros(n, len(schema), dtype=torch.bool)
+        flags[:, [schema.names.index(name) for name in given.columns]] = torch.from_numpy(known)
+        state = model.encode(given.reindex(columns=schema.names), self.seed, gaps=True)
+        if n == 0:
+            return model.decode(state, noise, restrictions=restrictions)
+
+        def draw(first: int, rows: int) -> dict[str, Tensor]:
+            # The last block is computed whole: its rows beyond n repeat the last one.
+            index = torch.arange(first, first + rows).clamp(max=n - 1)
+            return model.draw(
+                {name: value[index] for name, value in state.items()},
+                flags[index],
+                noise.rows(start + first),
+                restrictions=restrictions,
+                steps=request.steps,
+                present=request.present,
+            )
+
+        drawn = self._blocks(
+            draw,
+            n,
+            device=self._device,
+            batch_size=request.batch_size,
+            progress=None if report is None else lambda done: report(start + done),
+        )
+        table = model.decode(drawn, noise, restrictions=restrictions)
+        for position, name in enumerate(given.columns):
+            # What is known comes back as it was, to the last digit.
+            table[name] = overlay(table[name], known[:, position], given[name])
+        return table
+
+
+def child_seed(seed: int, index: int) -> int:
+    """Return the seed of part `index` of what has a seed."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> 1)
