@@ -15,6 +15,8 @@ from scidiffusion.errors import (
 )
 from scidiffusion.tabular.conditions import Between
 from scidiffusion.tabular.constraints import FixedCombinations, Formula, Inequality, Unique
+from scidiffusion.tabular.drawing import Drawer
+from scidiffusion.training import DPBudget
 
 QUICK = {
     "width": 64,
@@ -307,3 +309,66 @@ def test_unique_keys_whatever_the_parts() -> None:
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
     with pytest.raises(ConfigError, match="5000"):
         model.sample(5000)
+
+
+# ----------------------------------------------------------------------- privacy
+
+
+def test_private_fits(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    n = 3000
+    label = rng.choice(["a", "b"], n, p=[0.7, 0.3])
+    x = np.where(label == "a", -1.0, 1.5) + 0.4 * rng.standard_normal(n)
+    table = pd.DataFrame({"label": label, "x": x.round(3), "k": rng.integers(0, 5, n)})
+    model = TabularDiffusion(
+        **QUICK | {"width": 32, "blocks": 1, "batch_size": 300},
+        privacy=DPBudget(epsilon=8, noise_key=1),
+        public={"x": (-4.0, 4.0), "label": ["a", "b"]},
+        max_steps=150,
+        lr=5e-3,
+        ema_decay=0.98,
+    ).fit(table)
+    assert model.privacy_spent_["epsilon"] <= 8 + 1e-6
+    assert model.privacy_spent_["delta"] <= 1 / (10 * n) + 1e-12
+    assert model.copy_report_ is None
+    sample = model.sample(2000, random_state=0)
+    assert (sample.dtypes == table.dtypes).all()
+    assert abs((sample["label"] == "a").mean() - 0.7) < 0.12
+    means = sample.groupby("label")["x"].mean()
+    assert means["b"] > means["a"] + 0.5
+    # The schema that is saved is the private one, not the table's own range.
+    assert model.schema_["x"].minimum != table["x"].min()
+    path = model.save(tmp_path / "model")
+    loaded = TabularDiffusion.load(path)
+    assert loaded.privacy_spent_ == model.privacy_spent_
+    assert loaded.privacy.epsilon == 8
+    assert "noise_key" not in (path / "config.json").read_text()
+    pd.testing.assert_frame_equal(
+        loaded.sample(20, random_state=1), model.sample(20, random_state=1)
+    )
+
+
+def test_what_is_not_private_is_refused() -> None:
+    table = pd.DataFrame({"low": np.arange(200) % 7, "high": 7 + np.arange(200) % 5})
+    options = QUICK | {"privacy": DPBudget(epsilon=1), "max_steps": 3}
+    with pytest.raises(ConfigError, match="constraints"):
+        TabularDiffusion(**options, constraints=[Inequality("low", "high")]).fit(table)
+    named = table.assign(who=[f"P{k:04d}" for k in range(200)])
+    with (
+        pytest.warns(ScidiffusionWarning, match="who"),
+        pytest.raises(ConfigError, match="'who'"),
+    ):
+        TabularDiffusion(**options).fit(named)
+
+
+def test_copies_are_looked_for(known, monkeypatch) -> None:
+    table, model = known
+    assert model.copy_report_.passed
+    assert "held-out" in model.copy_report_.verdict
+    monkeypatch.setattr(Drawer, "parts", lambda self, rows, *rest: iter([table.head(rows)]))
+    with pytest.warns(ScidiffusionWarning, match="leak"):
+        leaking = TabularDiffusion(**QUICK, max_steps=2).fit(table)
+    assert not leaking.copy_report_.passed
+    assert (
+        TabularDiffusion(**QUICK, max_steps=2, check_copies=False).fit(table).copy_report_ is None
+    )

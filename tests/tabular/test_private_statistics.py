@@ -66,6 +66,18 @@ def test_the_noise_of_many_histograms_keeps_the_budget(histograms):
     assert noise.std < plain.std
 
 
+@pytest.mark.parametrize("delta", [0.0, 1e-6])
+def test_coarse_histograms_share_the_budget(delta):
+    noise = CountNoise.share(10, 0.5, delta, coarse=40)
+    if noise.gaussian:
+        # Costs of Gaussians add up as squares of sensitivity over standard deviation.
+        ratio = math.sqrt(10 / noise.scale**2 + 40 / noise.coarser.scale**2)
+        assert gaussian_delta(0.5, ratio) == pytest.approx(delta)
+    else:
+        assert 10 * noise.scale + 40 * noise.coarser.scale == pytest.approx(0.5)
+    assert noise.coarser.std > 1.9 * noise.std
+
+
 def test_few_histograms_take_the_smaller_noise():
     assert not CountNoise.share(1, 1.0, 1e-9).gaussian
 

@@ -43,6 +43,13 @@ def fit(
     numerical: Annotated[
         list[str] | None, typer.Option(help="Column to treat as numbers; repeatable.")
     ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rule of every row: 'start <= end', 'total = price + tax', "
+            "'combinations: city, country' or 'unique: ward, bed'; repeatable."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted fit stopped.")
     ] = False,
@@ -63,6 +70,7 @@ def fit(
     """
     from scidiffusion.persistence import check_writable
     from scidiffusion.tabular import TabularDiffusion
+    from scidiffusion.tabular.rule_texts import parse_rules
 
     check_writable(model)
     kinds = dict.fromkeys(categorical or [], "categorical")
@@ -72,6 +80,7 @@ def fit(
         method=method,
         target=target,
         columns=kinds or None,
+        constraints=parse_rules(constraint or []) or None,
         budget=budget,
         # A resumed run must have the seed of the run it resumes: without --seed it is 0.
         random_state=0 if seed is None else seed,
@@ -96,6 +105,8 @@ def fit(
         f"{result.seconds:.0f} s ({result.steps:,} steps, stopped by {result.stopped_by}); "
         f"the model is in {model}."
     )
+    if estimator.copy_report_ is not None:
+        typer.echo(estimator.copy_report_.verdict)
 
 
 @tabular.command()

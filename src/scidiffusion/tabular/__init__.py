@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from scidiffusion import _lazy
 from scidiffusion.tabular.codec import EncodedTable, TableCodec
+from scidiffusion.tabular.conditions import Between, Equal, OneOf
+from scidiffusion.tabular.constraints import FixedCombinations, Formula, Inequality, Unique
 from scidiffusion.tabular.estimator import TabularDiffusion
 from scidiffusion.tabular.inference import infer_schema
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema
@@ -18,12 +20,19 @@ else:
     )
 
 __all__ = [
+    "Between",
     "ColumnKind",
     "ColumnSchema",
     "EncodedTable",
+    "Equal",
+    "FixedCombinations",
+    "Formula",
+    "Inequality",
+    "OneOf",
     "TableCodec",
     "TableSchema",
     "TabularDiffusion",
+    "Unique",
     "infer_schema",
     "write_report",
 ]

@@ -30,15 +30,8 @@ from scidiffusion.errors import (
     ModelFileError,
     ScidiffusionWarning,
 )
-from scidiffusion.tabular import conditions
+from scidiffusion.tabular import checks, conditions
 from scidiffusion.tabular.assembly import fit_steps, modelled_schema, step_from_json
-from scidiffusion.tabular.checks import (
-    breaks_formula,
-    breaks_order,
-    check_order,
-    number_of_values,
-    repeated,
-)
 from scidiffusion.tabular.combinations import CombinationStep
 from scidiffusion.tabular.computed import FormulaStep
 from scidiffusion.tabular.conditions import Condition, Equal
@@ -152,7 +145,7 @@ class ConstraintSet:
         kept, valid = schema, table
         bad, _ = self._bad_rows(table)
         if bad.any():
-            valid = table[np.logical_not(bad)]
+            valid = table[~bad]
             kept = TableSchema(tuple(_inferred(valid[c.name], c) for c in schema))
             self._compared = self._comparable(valid, kept)
         self.schema_ = kept
@@ -198,7 +191,7 @@ class ConstraintSet:
                 ScidiffusionWarning,
                 stacklevel=2,
             )
-            table = table[np.logical_not(bad)]
+            table = table[~bad]
         made: dict[str, pd.Series] = {}
         for step in self._steps:
             made |= step.forward(table)
@@ -259,7 +252,7 @@ class ConstraintSet:
     def _bad_rows(self, table: pd.DataFrame) -> tuple[NDArray[np.bool_], str]:
         """Rows that violate a constraint, and how many violate which; not all of them."""
         counts = self.check(table)
-        bad = counts.to_numpy().any(axis=1)
+        bad = np.logical_or.reduce(counts.to_numpy(bool), axis=1)
         found = ((name, int(column.sum())) for name, column in counts.items())
         listed = ", ".join(f"'{name}' by {count}" for name, count in found if count)
         if bad.any() and bad.all():
@@ -268,11 +261,11 @@ class ConstraintSet:
 
     def _violations(self, rule: Constraint, table: pd.DataFrame) -> NDArray[np.bool_]:
         if isinstance(rule, Unique):
-            return repeated(table, rule)
+            return checks.repeated(table, rule)
         if isinstance(rule, Inequality):
-            return breaks_order(table, rule, self._compared)
+            return checks.breaks_order(table, rule, self._compared)
         if isinstance(rule, Formula):
-            return breaks_formula(table, rule, self._compared)
+            return checks.breaks_formula(table, rule, self._compared)
         for step in self._steps:
             if isinstance(step, CombinationStep) and step.outputs == rule.columns:
                 return step.codes(table) < 0
@@ -291,7 +284,7 @@ class ConstraintSet:
         for rule in self.constraints:
             if isinstance(rule, Unique) and all(name in table for name in rule.columns):
                 rows = np.flatnonzero(~bad)
-                bad[rows] = repeated(table.iloc[rows], rule)
+                bad[rows] = checks.repeated(table.iloc[rows], rule)
         return bad
 
     def check_count(self, n: int) -> None:
@@ -310,7 +303,7 @@ class ConstraintSet:
             columns = [self.schema_[name] for name in rule.columns]
             if any(column.missing for column in columns):
                 continue
-            keys = math.prod(number_of_values(column) for column in columns)
+            keys = math.prod(checks.number_of_values(column) for column in columns)
             if keys < n:
                 raise ConfigError(
                     f"{n} rows cannot have different values of {', '.join(rule.columns)}: there "
@@ -342,7 +335,7 @@ class ConstraintSet:
         given = conditions.parse(self.schema_, asked)
         for rule in self.constraints:
             if isinstance(rule, Inequality) and all(name in given for name in rule.names):
-                check_order(rule, self._compared, given)
+                checks.check_order(rule, self._compared, given)
         known = {name: one.value for name, one in given.items() if isinstance(one, Equal)}
         result: dict[str, Condition] = {
             name: one for name, one in given.items() if name not in self.derived

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,14 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scidiffusion.durations import seconds
-from scidiffusion.errors import ConfigError, DataError
+from scidiffusion.errors import ConfigError
 from scidiffusion.estimator import (
     GenerativeEstimator,
     check_batch_size,
     check_seed,
     resolve_device,
-    split_rows,
 )
 from scidiffusion.persistence import SavedModel
 from scidiffusion.progress import sampling_progress
@@ -35,12 +33,15 @@ from scidiffusion.tabular.conditions import Equal
 from scidiffusion.tabular.constraints import Constraint
 from scidiffusion.tabular.ddpm import DDPMModel
 from scidiffusion.tabular.drawing import Drawer, Request, child_seed
+from scidiffusion.tabular.fitting import fit_table, look_for_copies
 from scidiffusion.tabular.front import TableFront
 from scidiffusion.tabular.masked import MaskedModel
 from scidiffusion.tabular.model import TableModel
 from scidiffusion.tabular.rebalance import spread
-from scidiffusion.tabular.schema import unknown_column
-from scidiffusion.tabular.validation import validate_count, validate_table
+from scidiffusion.tabular.validation import validate_count
+
+if TYPE_CHECKING:
+    from scidiffusion.training import DPBudget
 
 METHODS: dict[str, type[TableModel]] = {"masked": MaskedModel, "ddpm": DDPMModel}
 CHOICES = {
@@ -48,12 +49,6 @@ CHOICES = {
     "precision": ("auto", "float32", "bf16"),
 }
 """Options that are one of a few words."""
-CLASS_LEVELS = 20
-"""Levels up to which an integer target counts as a class."""
-DEFAULT_STEPS = 10_000
-UNLIMITED_STEPS = 10_000_000
-HELD_OUT = 2000
-"""Rows held out at most, where the share is chosen automatically."""
 
 
 class TabularDiffusion(GenerativeEstimator):
@@ -67,6 +62,11 @@ class TabularDiffusion(GenerativeEstimator):
             other columns given it, as in TabDDPM.
         columns: Overrides of the inferred kinds: {"zip": "categorical", "rooms": "numerical"}.
         constraints: Rules that every sampled row keeps; see `scidiffusion.tabular.constraints`.
+        privacy: `DPBudget(epsilon, delta)`: a differentially private fit, training and encoding
+            together (extra `privacy`). All planned steps share the budget, so `max_steps` (1,500
+            if None) should be what time allows; nothing is held out.
+        public: With `privacy`: what is known of columns without looking: {"age": (0, 120),
+            "sex": ["F", "M"]}. Other ranges and levels are learned privately.
         width: Width of the residual MLP; None is the method's default, here and below.
         blocks: Number of its blocks.
         components: Gaussians in the law of a number; method "masked".
@@ -78,6 +78,8 @@ class TabularDiffusion(GenerativeEstimator):
         validation_fraction: Share of rows held out for early stopping, in [0, 0.5]; 0 trains on
             all rows for all steps; None is a tenth, 2,000 rows at most.
         patience: Evaluations without improvement of the held-out loss before training stops.
+        check_copies: After training, compare a sample with the held-out rows (50 at least) and
+            with those trained on: `copy_report_`, and a warning if rows leak.
         budget: Training time at most: seconds or a text such as "2min"; None is no limit.
         objective: Method "ddpm": "tabddpm" is the loss of the paper: eps-prediction of the numbers
             and the multinomial KL of the categories. "balanced" trains the same model on
@@ -101,6 +103,8 @@ class TabularDiffusion(GenerativeEstimator):
         feature_names_in_, n_features_in_: Names and number of the columns.
         model_: The fitted method: its codec and its denoiser.
         training_: `scidiffusion.training.TrainResult` of the fit.
+        privacy_spent_: With `privacy`, epsilon and delta that the fit cost; else None.
+        copy_report_: `scidiffusion.tabular.privacy.CopyReport` of the fit, or None.
 
     Example:
         >>> import pandas as pd
@@ -117,6 +121,8 @@ class TabularDiffusion(GenerativeEstimator):
         target: str | None = None,
         columns: Mapping[str, str] | None = None,
         constraints: Sequence[Constraint] | None = None,
+        privacy: DPBudget | None = None,
+        public: Mapping[str, Any] | None = None,
         width: int | None = None,
         blocks: int | None = None,
         components: int = 20,
@@ -127,6 +133,7 @@ class TabularDiffusion(GenerativeEstimator):
         ema_decay: float | None = None,
         validation_fraction: float | None = None,
         patience: int = 10,
+        check_copies: bool = True,
         budget: float | str | None = None,
         objective: str = "balanced",
         num_nodes: int = 1000,
@@ -142,6 +149,8 @@ class TabularDiffusion(GenerativeEstimator):
         self.target = target
         self.columns = columns
         self.constraints = constraints
+        self.privacy = privacy
+        self.public = public
         self.width = width
         self.blocks = blocks
         self.components = components
@@ -152,6 +161,7 @@ class TabularDiffusion(GenerativeEstimator):
         self.ema_decay = ema_decay
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.check_copies = check_copies
         self.budget = budget
         self.objective = objective
         self.num_nodes = num_nodes
@@ -189,52 +199,24 @@ class TabularDiffusion(GenerativeEstimator):
             ConfigError: if an option is out of range.
             KeyboardInterrupt: after Ctrl-C; the checkpoint has been written.
         """
-        from scidiffusion.training import TrainConfig, train
-
         kind = self._method()
-        schema = validate_table(X, self._kinds(X))
-        if self.target is not None and self.target not in schema:
-            raise DataError(f"target: {unknown_column(self.target, schema.names)}")
         seed = check_seed(self.random_state)
-        front, table = TableFront.fit(X, schema, self.constraints, seed=seed)
-        model = kind(front.model_schema, self._options())
-        rows = len(table)
-        share = self.validation_fraction
-        kept, held_out = split_rows(
-            rows, min(0.1, HELD_OUT / rows) if share is None else share, seed
-        )
-        limit = budget if budget is not None else self.budget
-        device = resolve_device(self.device)
-        options: dict[str, Any] = {
-            "max_steps": self._max_steps(limit),
-            "batch_size": self._batch_size(len(kept), device),
-            "lr": model.options["lr"],
-            "ema_decay": model.options["ema_decay"],
-            "patience": self.patience,
-            "budget": None if limit is None else seconds(limit),
-            # Few held-out rows are shown several times, with other noise each time.
-            "validation_draws": min(8192, max(1024, 4 * len(held_out))),
-            "seed": seed,
-            "accelerator": "gpu" if device.type == "cuda" else "cpu",
-            "progress": self.progress,
-        }
-        config = TrainConfig(**options | model.training_options(len(kept)))
-        data = model.prepare(table, seed)
-        self.training_ = train(
-            model.denoiser,
-            model.objective(),
-            {name: value[kept] for name, value in data.items()},
-            validation=({name: value[held_out] for name, value in data.items()}, None)
-            if len(held_out)
-            else None,
-            config=config,
+        fitted = fit_table(
+            X,
+            kind,
+            self.get_params(deep=False),
+            seed=seed,
+            limit=budget if budget is not None else self.budget,
             checkpoint_dir=checkpoint_dir,
             resume=resume,
         )
-        model.denoiser.to(device).eval()
-        self._set_fitted(front, model)
+        self._set_fitted(fitted.front, fitted.model)
+        self.training_, self.privacy_spent_ = fitted.training, fitted.privacy
         self.n_rows_ = len(X)
         self.seed_, self._calls = seed, 0
+        self.copy_report_ = (
+            look_for_copies(X, fitted, self._drawer(), seed) if self.check_copies else None
+        )
         return self
 
     # ----------------------------------------------------------------- sampling
@@ -415,33 +397,8 @@ class TabularDiffusion(GenerativeEstimator):
                 )
         # An option that makes no sense is an error, whichever method would look at it.
         for kind in METHODS.values():
-            kind.check(self._options())
+            kind.check(self.get_params(deep=False))
         return METHODS["masked" if self.method == "auto" else self.method]
-
-    def _options(self) -> dict[str, Any]:
-        return {k: v for k, v in self.get_params(deep=False).items() if k != "constraints"}
-
-    def _max_steps(self, limit: float | str | None) -> int:
-        if self.max_steps is not None:
-            return self.max_steps
-        return DEFAULT_STEPS if limit is None else UNLIMITED_STEPS
-
-    def _batch_size(self, rows: int, device: torch.device) -> int:
-        """The option, or one that gives a small table enough steps and a GPU enough work."""
-        if self.batch_size is not None:
-            return self.batch_size
-        largest = 512 if device.type == "cpu" else 4096
-        return int(np.clip(1 << (max(rows // 16, 1).bit_length() - 1), 64, largest))
-
-    def _kinds(self, table: Any) -> dict[str, str]:
-        """The overrides, and a target of few integers as classes."""
-        kinds = dict(self.columns or {})
-        if isinstance(table, pd.DataFrame) and self.target in table.columns:
-            values = table[self.target]
-            few = pd.api.types.is_integer_dtype(values) and values.nunique() <= CLASS_LEVELS
-            if few and self.target not in kinds:
-                kinds[str(self.target)] = "categorical"
-        return kinds
 
     def _set_fitted(self, front: TableFront, model: TableModel) -> None:
         self.front_, self.model_, self.schema_ = front, model, front.schema
@@ -452,16 +409,20 @@ class TabularDiffusion(GenerativeEstimator):
     # -------------------------------------------------------------- persistence
 
     def _saved_params(self) -> dict[str, Any]:
-        # The constraints are saved with what was learned of them.
-        return super()._saved_params() | {"constraints": None}
+        # The constraints are saved with what was learned of them; a key of the noise never is.
+        privacy = None if self.privacy is None else self.privacy.to_dict()
+        return super()._saved_params() | {"constraints": None, "privacy": privacy}
 
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
         codec, arrays = self.model_.state()
         tensors = {f"denoiser.{name}": v for name, v in self.denoiser_.state_dict().items()}
         for name, array in arrays.items():
             tensors[f"codec.{name}"] = torch.from_numpy(np.ascontiguousarray(array))
-        config = {"seed": self.seed_, "rows": self.n_rows_}
-        return config, tensors, {"codec.json": codec, "front.json": self.front_.to_json()}
+        config = {"seed": self.seed_, "rows": self.n_rows_, "privacy_spent": self.privacy_spent_}
+        extra = {"codec.json": codec, "front.json": self.front_.to_json()}
+        if self.copy_report_ is not None:
+            extra["copies.json"] = self.copy_report_.to_dict()
+        return config, tensors, extra
 
     def _restore(self, saved: SavedModel) -> None:
         arrays = {
@@ -470,7 +431,7 @@ class TabularDiffusion(GenerativeEstimator):
             if name.startswith("codec.")
         }
         front = TableFront.from_json(saved.extra["front.json"])
-        model = self._method()(front.model_schema, self._options())
+        model = self._method()(front.model_schema, self.get_params(deep=False))
         model.restore(saved.extra["codec.json"], arrays)
         model.denoiser.load_state_dict(
             {
@@ -482,6 +443,15 @@ class TabularDiffusion(GenerativeEstimator):
         model.denoiser.to(resolve_device(self.device)).eval()
         self._set_fitted(front, model)
         self.constraints = list(front.rules.constraints) or None
+        if self.privacy is not None:
+            from scidiffusion.training import DPBudget
+
+            self.privacy = DPBudget.from_dict(self.privacy)  # type: ignore[arg-type]
+        from scidiffusion.tabular.privacy import CopyReport
+
+        copies = saved.extra.get("copies.json")
+        self.copy_report_ = None if copies is None else CopyReport.from_dict(copies)
+        self.privacy_spent_ = saved.config.get("privacy_spent")
         self.n_rows_ = int(saved.config["rows"])
         self.seed_, self._calls = int(saved.config["seed"]), 0
 

@@ -132,8 +132,7 @@ class TableFront:
             return np.zeros(len(table), dtype=bool)
         found = self.rules.check(table)
         unique = [str(rule) for rule in self.rules.constraints if isinstance(rule, Unique)]
-        broken: NDArray[np.bool_] = found.drop(columns=unique).to_numpy(bool).any(axis=1)
-        return broken
+        return np.asarray(found.drop(columns=unique).to_numpy(bool).any(axis=1), dtype=bool)
 
     def complete_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with the columns that it lacks, all missing.

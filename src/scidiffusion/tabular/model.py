@@ -129,7 +129,9 @@ class TableModel(ABC):
 
     @property
     def bf16(self) -> bool:
-        """Whether matrices are multiplied in bfloat16."""
+        """Whether matrices are multiplied in bfloat16; gradients of single rows need float32."""
+        if self.options["privacy"] is not None:
+            return False
         if self.options["precision"] == "auto":
             return native_bf16(resolve_device(self.options["device"]))
         return self.options["precision"] == "bf16"

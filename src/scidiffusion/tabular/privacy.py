@@ -20,7 +20,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -131,6 +131,17 @@ class CopyReport:
         for name, figure in self.figures.items():
             plain["figures"][name] |= {"risk": figure.risk, "alarm": name in self.alarms}
         return {"verdict": self.verdict, "passed": self.passed, **plain}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave."""
+        fields = {field.name: record[field.name] for field in dataclasses.fields(cls)}
+        names = {field.name for field in dataclasses.fields(CopyFigure)}
+        figures = {
+            name: CopyFigure(**{key: value for key, value in figure.items() if key in names})
+            for name, figure in fields.pop("figures").items()
+        }
+        return cls(figures=figures, **fields)
 
     def to_json(self) -> str:
         """The report as indented JSON text."""

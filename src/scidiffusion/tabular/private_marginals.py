@@ -147,9 +147,9 @@ class PrivateMarginals:
         key = secrets.randbits(62) if budget.noise_key is None else int(budget.noise_key)
         rng = np.random.default_rng(key_of(key, "statistics"))
         named = [_names_values(column, categories) for column in schema]
-        histograms = sum(_histograms(column, column.name in bounds) for column in schema)
+        coarse = sum(_coarse_histograms(column, column.name in bounds) for column in schema)
         # Half of delta for the noise, half for levels and spikes that are named.
-        noise = CountNoise.share(histograms, budget.epsilon, budget.delta / 2)
+        noise = CountNoise.share(len(schema), budget.epsilon, budget.delta / 2, coarse=coarse)
         chance = budget.delta / 2 / max(sum(named), 1)
         columns: list[ColumnSchema] = []
         laws: list[_Levels | _Numbers] = []
@@ -223,9 +223,9 @@ def _names_values(column: ColumnSchema, categories: Mapping[str, Any]) -> bool:
     return not column.kind.is_discrete or column.name not in categories
 
 
-def _histograms(column: ColumnSchema, bounded: bool) -> int:
-    """Number of histograms of a column: levels; or range, spikes and missing, halvings."""
-    return 1 if column.kind.is_discrete else 1 + DEPTH + (not bounded)
+def _coarse_histograms(column: ColumnSchema, bounded: bool) -> int:
+    """Histograms of a column beside its levels, or spikes and missing: range, halvings."""
+    return 0 if column.kind.is_discrete else DEPTH + (not bounded)
 
 
 def _learn_levels(
@@ -283,7 +283,7 @@ def _learn_numbers(
     values = numbers[~missing] + origin
     try:
         if public is None:
-            low, high = private_range(values, noise, rng)
+            low, high = private_range(values, noise.coarser, rng)
         else:
             low, high = (_own_number(end, column) for end in public)
     except DataError as error:
@@ -299,7 +299,7 @@ def _learn_numbers(
     atoms = np.sort(np.array([float(value) for value in heavy]))  # type: ignore[arg-type]
     rest = values[~np.isin(values, atoms)]
     if high > low:
-        masses = private_masses(rest, low, high, noise, rng)
+        masses = private_masses(rest, low, high, noise.coarser, rng)
     else:
         masses = np.ones(1)
     # Of the rest no count was asked: it is what the public number of rows leaves.

@@ -45,7 +45,7 @@ class DPBudget:
     epsilon: float
     delta: float | None = None
     max_grad_norm: float = 1.0
-    codec_share: float = 0.1
+    codec_share: float = 0.25
     noise_key: int | None = None
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class DPBudget:
         if self.codec_share == 0:
             raise ConfigError(
                 "codec_share=0 leaves nothing for what the encoding reads off the data; "
-                "give it a share, such as 0.1"
+                "give it a share, such as 0.25"
             )
         whole = self.for_rows(rows)
         assert whole.delta is not None

@@ -141,9 +141,13 @@ def _bag_norms(layer: nn.EmbeddingBag, inputs: list[Tensor], back: Tensor) -> di
     index = inputs[0]
     if len(inputs) > 1 or index.ndim != 2 or layer.mode not in ("sum", "mean"):
         raise NotImplementedError("a bag of embeddings must be of fixed size, summed or averaged")
-    # An index that comes k times gets k times the vector: count pairs of equal indices.
-    pairs = (index.unsqueeze(2) == index.unsqueeze(1)).sum((1, 2))
-    norm = back.norm(dim=1) * pairs.to(back.dtype).sqrt()
+    # An index that comes k times gets k times the vector: the lengths of runs of equal ones.
+    ordered = index.sort(1).values
+    starts = torch.ones_like(ordered)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ones = back.new_ones(ordered.shape)
+    times = torch.zeros_like(ones).scatter_add(1, starts.cumsum(1) - 1, ones)
+    norm = back.norm(dim=1) * times.square().sum(1).sqrt()
     return {layer.weight: norm / index.shape[1] if layer.mode == "mean" else norm}
 
 
