@@ -185,6 +185,52 @@ def test_patience_stops_and_the_best_weights_are_restored(monkeypatch):
     assert torch.equal(final, kept[0.49])
 
 
+def test_out_of_patience_a_run_anneals_from_its_best_weights(monkeypatch):
+    losses = iter([1.0, 0.5, 0.7, 0.8, 0.45, 0.6])
+    seen = []
+
+    def evaluate(self, batches):
+        seen.append((self.step, self.annealing, self.learning_rate()))
+        return next(losses)
+
+    monkeypatch.setattr(DiffusionModule, "evaluate", evaluate)
+    options = {"validate_every": 2, "patience": 2, "anneal": 1.0, "decay": "none"}
+    _, result = trained(validation=HELD_OUT, max_steps=1000, warmup_steps=1, **options)
+    # The best of step 4 is not beaten at 6 and 8: four more steps, of falling learning rate.
+    assert [step for step, _, _ in seen] == [2, 4, 6, 8, 10, 12]
+    assert result.steps == 12
+    assert result.stopped_by == "patience"
+    assert result.best_step == 10
+    rates = [rate for _, _, rate in seen]
+    assert rates[4] == pytest.approx(rates[0] / 2)
+    assert rates[5] == pytest.approx(0.0, abs=1e-12)
+    assert [annealing is None for _, annealing, _ in seen] == [True] * 4 + [False] * 2
+
+
+def test_annealing_starts_where_the_best_evaluation_was(monkeypatch):
+    losses = iter([1.0, 2.0, 2.0])
+    kept = []
+
+    def evaluate(self, batches):
+        kept.append([average.clone() for average in self.averages])
+        return next(losses)
+
+    begun = []
+    plain = DiffusionModule.anneal
+
+    def anneal(self, weights, steps):
+        plain(self, weights, steps)
+        begun.append(([weight.detach().clone() for weight in self.weights], steps))
+
+    monkeypatch.setattr(DiffusionModule, "evaluate", evaluate)
+    monkeypatch.setattr(DiffusionModule, "anneal", anneal)
+    trained(validation=HELD_OUT, max_steps=5, validate_every=2, patience=1, anneal=0.5)
+    ((weights, steps),) = begun
+    assert steps == 1
+    for weight, best in zip(weights, kept[0], strict=True):
+        assert torch.equal(weight, best)
+
+
 def test_without_validation_the_last_averages_are_kept(monkeypatch):
     modules = []
     plain = DiffusionModule.__init__

@@ -22,6 +22,11 @@ from scidiffusion.core.gaussian import (
 from scidiffusion.core.likelihood import Trace, ode_log_prob
 from scidiffusion.core.manifold import NoClosedFormError, WalkVariance
 from scidiffusion.core.manifold_objectives import ScoreMatchingLoss
+from scidiffusion.core.masking import (
+    AnyOrderLoss,
+    MaskingProcess,
+    any_order_log_prob,
+)
 from scidiffusion.core.objectives import (
     EDMLoss,
     ELBOLoss,
@@ -64,6 +69,7 @@ __all__ = [
     "ROW_BLOCK",
     "AbsorbingProcess",
     "AnalyticVariance",
+    "AnyOrderLoss",
     "Categorical",
     "CategoricalPrediction",
     "CategoricalProcess",
@@ -86,6 +92,7 @@ __all__ = [
     "LinearVP",
     "LogNormalSigma",
     "Marginal",
+    "MaskingProcess",
     "MinSNRLoss",
     "MultinomialProcess",
     "NetworkDenoiser",
@@ -114,6 +121,7 @@ __all__ = [
     "VESchedule",
     "VPSchedule",
     "WalkVariance",
+    "any_order_log_prob",
     "check_terminal",
     "discretized_gaussian_log_prob",
     "drop_condition",

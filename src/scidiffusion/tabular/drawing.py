@@ -8,6 +8,7 @@ round.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,16 +21,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scidiffusion.core.rng import KeyedNoise
-from scidiffusion.errors import InputError, ScidiffusionWarning
+from scidiffusion.errors import ConditionError, InputError, ScidiffusionWarning
 from scidiffusion.tabular.conditions import Condition
 from scidiffusion.tabular.front import TableFront
 from scidiffusion.tabular.model import TableModel
 from scidiffusion.tabular.reading import overlay
 
-__all__ = ["Drawer", "Request", "child_seed"]
+__all__ = ["Drawer", "Request", "check_possible", "child_seed"]
 
 ROUNDS = 100
 """How often rows are drawn again for a unique key, or to keep a constraint beside known cells."""
+
+IMPOSSIBLE = -30.0
+"""Log-probability below which conditions together are refused: one row in 10^13."""
+RARE = 0.1
+"""Expected number of training rows below which conditions together deserve a warning."""
 
 Report = Callable[[int], None] | None
 Blocks = Callable[..., dict[str, Tensor]]
@@ -228,6 +234,40 @@ class Drawer:
             # What is known comes back as it was, to the last digit.
             table[name] = overlay(table[name], known[:, position], given[name])
         return table
+
+
+def check_possible(
+    model: TableModel, conditions: Mapping[str, Condition], rows: int, seed: int
+) -> None:
+    """Warn of conditions that hardly any row meets, and refuse those that none does.
+
+    Args:
+        model: The fitted method.
+        conditions: Conditions on the modelled columns, each possible on its own.
+        rows: Rows of the training table.
+        seed: Seed of the estimate.
+
+    Raises:
+        ConditionError: if together they are impossible.
+    """
+    if len(conditions) < 2:
+        return
+    log_prob = model.log_probability(conditions, seed)
+    if log_prob is None:
+        return
+    names = ", ".join(map(repr, conditions))
+    if log_prob < IMPOSSIBLE:
+        raise ConditionError(
+            f"conditions on {names}: each is possible, but the model has never seen anything like "
+            f"them together (log-probability {log_prob:.0f}); drop or widen one of them"
+        )
+    if log_prob < math.log(RARE / max(rows, 1)):
+        warnings.warn(
+            f"conditions on {names}: about one row in {math.exp(-log_prob):,.0f} is like this, "
+            f"and the training table had {rows:,}; what is drawn is a guess beyond the data",
+            ScidiffusionWarning,
+            stacklevel=4,
+        )
 
 
 def child_seed(seed: int, index: int) -> int:

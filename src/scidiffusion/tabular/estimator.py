@@ -32,7 +32,7 @@ from scidiffusion.progress import sampling_progress
 from scidiffusion.tabular.conditions import Equal
 from scidiffusion.tabular.constraints import Constraint
 from scidiffusion.tabular.ddpm import DDPMModel
-from scidiffusion.tabular.drawing import Drawer, Request, child_seed
+from scidiffusion.tabular.drawing import Drawer, Request, check_possible, child_seed
 from scidiffusion.tabular.fitting import fit_table, look_for_copies
 from scidiffusion.tabular.front import TableFront
 from scidiffusion.tabular.masked import MaskedModel
@@ -246,8 +246,9 @@ class TabularDiffusion(GenerativeEstimator):
         Raises:
             NotFittedError: before `fit`.
             InputError: if n is negative.
-            ConditionError: if a condition names an unknown column or a value never seen, or
-                contradicts another or a constraint.
+            ConditionError: if a condition names an unknown column or a value never seen,
+                contradicts another or a constraint, or all together are impossible. A warning
+                tells of conditions that the training table hardly has.
         """
         chunks = self.sample_chunks(
             n,
@@ -298,6 +299,7 @@ class TabularDiffusion(GenerativeEstimator):
         cuts = {name: c for name, c in asked.items() if not isinstance(c, Equal)}
         self.model_.restrict(cuts)
         seed = self._next_seed(random_state)
+        check_possible(self.model_, asked, self.n_rows_, seed)
         levels = {} if balance is None else spread(front.model_schema, balance, asked, n, seed)
         request = Request(fixed, cuts, levels, steps, batch_size)
         return self._parts(n, chunk_rows, seed, request)

@@ -141,6 +141,11 @@ def fit_table(
         checkpoint_dir=checkpoint_dir,
         resume=resume,
     )
+    if result.stopped_by == "budget" and result.steps <= 1:
+        raise ConfigError(
+            f"the budget of {config['budget']:g} s was over when the first training step was done "
+            f"({result.seconds:.2g} s); give a longer one"
+        )
     model.denoiser.to(resolve_device(options["device"])).eval()
     spent = None if budget is None else _spent(privacy, result)
     return Fitted(front, model, result, kept, held_out, spent)

@@ -24,10 +24,10 @@ from scidiffusion.errors import ConfigError
 from scidiffusion.estimator import resolve_device
 from scidiffusion.tabular import conditions as conditions_of
 from scidiffusion.tabular.codebook import LevelBook
-from scidiffusion.tabular.conditions import Condition
+from scidiffusion.tabular.conditions import Condition, Equal
 from scidiffusion.tabular.masked_codec import MaskedCodec
 from scidiffusion.tabular.masked_network import MaskedTableDenoiser, MaskedTableNetwork
-from scidiffusion.tabular.masked_sampling import Cuts, Restriction, reveal
+from scidiffusion.tabular.masked_sampling import Cuts, Restriction, cut_log_prob, reveal
 from scidiffusion.tabular.model import TableModel
 from scidiffusion.tabular.reading import step_of
 
@@ -94,6 +94,7 @@ class MaskedModel(TableModel):
             "decay_start": 0.3,
             "gradient_clip": 5.0,
             "weight_decay": 1e-4,
+            "anneal": 0.5,
             # A small table is over-fitted within a hundred steps: look often.
             "validate_every": int(np.clip(rows // 100, 20, 250)),
         }
@@ -125,6 +126,22 @@ class MaskedModel(TableModel):
                 None if scores is None else torch.from_numpy(scores).float(),
             )
         return cuts
+
+    def log_probability(self, conditions: Mapping[str, Condition], seed: int) -> float | None:
+        """See `TableModel.log_probability`.
+
+        A single number has no probability of its own: of it, only that the column holds some such
+        number counts (an atom; any of the continuous ones; none that is missing).
+        """
+        if not conditions:
+            return 0.0
+        device = next(self.denoiser.parameters()).device
+        cuts = self.restrict(conditions).on(device)
+        for name, condition in conditions.items():
+            if isinstance(condition, Equal) and not self.schema[name].kind.is_discrete:
+                index = self.schema.names.index(name)
+                cuts[index] = Restriction(cuts[index].codes)
+        return cut_log_prob(self.denoiser, cuts, KeyedNoise(seed))
 
     def draw(
         self,

@@ -10,6 +10,7 @@ candidates, and nothing is ever rejected).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from scidiffusion.core.masking import reveal_steps
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.tabular.masked_network import MaskedTableDenoiser, pick
 
-__all__ = ["Cuts", "Restriction", "reveal"]
+__all__ = ["Cuts", "Restriction", "cut_log_prob", "reveal"]
 
 SHARED_ORDER = 256
 """Rows that share one random order: fewer columns a step, and so less work."""
@@ -108,6 +109,35 @@ def reveal(
     for step in range(int(when.max()) + 1):
         walk.advance((when == step) & walk.hidden)
     return walk.state
+
+
+@torch.no_grad()
+def cut_log_prob(
+    denoiser: MaskedTableDenoiser,
+    restrictions: Mapping[int, Restriction],
+    noise: KeyedNoise,
+    *,
+    candidates: int = 256,
+) -> float:
+    """Estimate the log-probability that a row meets restrictions on several columns, nats.
+
+    Args:
+        denoiser: The trained denoiser.
+        restrictions: Column -> what it may be; at least one.
+        noise: Randomness.
+        candidates: Draws of the earlier columns that the estimate averages over.
+    """
+    layout = denoiser.network.layout
+    device = next(iter(restrictions.values())).codes.device
+    state = {
+        "codes": torch.zeros(candidates, layout.columns, dtype=torch.long, device=device),
+        "values": torch.zeros(candidates, len(layout.numeric), device=device),
+    }
+    hidden = torch.ones(candidates, layout.columns, dtype=torch.bool, device=device)
+    walk = _Walk(denoiser, state, hidden, _uniform(noise.child("probability"), hidden))
+    for column, cut in restrictions.items():
+        walk.advance(_only(column, walk.hidden), cut)
+    return float(torch.logsumexp(walk.log_weight, 0)) - math.log(candidates)
 
 
 def _choose_candidates(

@@ -81,6 +81,10 @@ class TableModel(ABC):
             ConfigError: if the method draws under single values only.
         """
 
+    def log_probability(self, conditions: Mapping[str, Condition], seed: int) -> float | None:
+        """Estimate the log-probability of conditions; None if the method cannot tell."""
+        return None
+
     @abstractmethod
     def draw(
         self,

@@ -66,6 +66,8 @@ class TrainConfig:
         validation_draws: Number of (row, noise) draws of an evaluation. Rows are repeated with
             other noise where there are fewer; rows beyond it are not used.
         patience: Evaluations without improvement after which training stops; None is never.
+        anneal: Steps, as a share of those up to the best evaluation, in which a run out of
+            patience still goes from its best weights to learning rate 0; 0 stops at once.
         min_delta: How much lower than the last improvement the held-out loss must be to count as
             the next one.
         budget: Seconds of wall clock, counted across resumed runs; None is no limit. At least
@@ -98,6 +100,7 @@ class TrainConfig:
     validate_every: int = 500
     validation_draws: int = 4096
     patience: int | None = None
+    anneal: float = 0.0
     min_delta: float = 0.0
     budget: float | None = None
     checkpoint_every: float = 60.0
@@ -115,7 +118,7 @@ class TrainConfig:
         if self.patience is not None:
             self._integer("patience", 1)
         self._number("lr", 0.0, open_below=True)
-        for name in ("weight_decay", "min_delta", "checkpoint_every"):
+        for name in ("weight_decay", "anneal", "min_delta", "checkpoint_every"):
             self._number(name, 0.0)
         for name in ("ema_decay", "condition_dropout"):
             self._number(name, 0.0, below=1.0)

@@ -100,6 +100,8 @@ class DiffusionModule(pl.LightningModule):
         self.step = 0
         self.mid_update = False
         self.clock = Clock()
+        # First step, number of steps, learning rate and progress at the start of the annealing.
+        self.annealing: tuple[int, int, float, float] | None = None
         self.adamw: Optimizer | None = None
         self._generators: dict[torch.device, torch.Generator] = {}
         self._optimizer_state: dict[str, Any] | None = None
@@ -131,8 +133,17 @@ class DiffusionModule(pl.LightningModule):
             with torch.no_grad():
                 torch._foreach_copy_(weights, backup)
 
+    @torch.no_grad()
+    def anneal(self, weights: list[Tensor], steps: int) -> None:
+        """Go back to `weights`, and from there to learning rate 0 in `steps` steps."""
+        self.annealing = (self.step, max(steps, 1), self.learning_rate(), self.progress())
+        torch._foreach_copy_(self.weights, weights)
+        torch._foreach_copy_(self.averages, weights)
+
     def ema_decay(self, step: int) -> float:
         """Decay of the average at the update after `step` earlier ones."""
+        if self.annealing is not None:
+            step -= self.annealing[0]
         return min(self.config.ema_decay, (1 + step) / (10 + step))
 
     # -- a step ----------------------------------------------------------------------------------
@@ -259,6 +270,10 @@ class DiffusionModule(pl.LightningModule):
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""
         config, progress = self.config, self.progress()
+        if self.annealing is not None:
+            start, steps, rate, begun = self.annealing
+            gone = max((self.step - start) / steps, (progress - begun) / max(1 - begun, 1e-9))
+            return rate * max(1 - gone, 0.0)
         rate = config.lr * min(1.0, (self.step + 1) / max(config.warmup_steps, 1))
         if config.decay is Decay.NONE or progress <= config.decay_start:
             return rate
@@ -331,6 +346,7 @@ class DiffusionModule(pl.LightningModule):
             "elapsed": self.clock.elapsed,
             "loss_sum": float(self.loss_sum),
             "loss_count": self.loss_count,
+            "annealing": self.annealing,
         }
         return tensors, numbers
 
@@ -351,6 +367,8 @@ class DiffusionModule(pl.LightningModule):
         self.step, self.loss_count = numbers["step"], numbers["loss_count"]
         self.loss_sum.fill_(numbers["loss_sum"])
         self.clock = Clock(numbers["elapsed"])
+        annealing = numbers["annealing"]
+        self.annealing = None if annealing is None else tuple(annealing)
 
     def _restore_moments(self, tensors: dict[str, Tensor]) -> None:
         assert self.adamw is not None

@@ -60,7 +60,11 @@ class Monitor(pl.Callback):
     def reason_to_stop(self) -> StopReason | None:
         """Why the run is over after the steps it has done, or None."""
         config, module = self.module.config, self.module
-        if config.patience is not None and self._waited >= config.patience:
+        if module.annealing is not None:
+            start, steps, *_ = module.annealing
+            if module.step >= start + steps:
+                return StopReason.PATIENCE
+        elif config.patience is not None and self._waited >= config.patience:
             return StopReason.PATIENCE
         if module.step >= config.max_steps:
             return StopReason.MAX_STEPS
@@ -121,6 +125,10 @@ class Monitor(pl.Callback):
             self._reference, self._waited = value, 0
         else:
             self._waited += 1
+        config, module = self.module.config, self.module
+        out = config.patience is not None and self._waited >= config.patience
+        if out and config.anneal and module.annealing is None and self.best is not None:
+            module.anneal(self.best, math.ceil(config.anneal * (self.best_step or 1)))
 
     def _due(self) -> bool:
         return self.module.step % self.module.config.validate_every == 0

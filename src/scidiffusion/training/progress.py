@@ -14,6 +14,10 @@ from scidiffusion.training.monitor import Monitor
 REFRESH_SECONDS = 0.5
 
 
+ENDLESS = 10_000_000
+"""So many steps are no limit worth showing."""
+
+
 class ProgressBar(pl.Callback):
     """Show step, held-out loss and the time that is left, on standard error.
 
@@ -79,7 +83,8 @@ class ProgressBar(pl.Callback):
 
     def text(self) -> str:
         """What stands to the right of the bar."""
-        parts = [f"step {self.module.step}/{self.module.config.max_steps}"]
+        limit = self.module.config.max_steps
+        parts = [f"step {self.module.step}" + (f"/{limit}" if limit < ENDLESS else "")]
         history = self.monitor.history
         if history and "val_loss" in history[-1]:
             best = self.monitor.best_val_loss
