@@ -74,7 +74,7 @@ docs: $(call stamp,docs)  ## build the documentation into site/, running the tut
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 .PHONY: bench
-bench: $(call stamp,dev)  ## run every benchmark; results go to benchmarks/results/
+bench: $(call stamp,bench)  ## run every benchmark; results go to benchmarks/results/
 	@set -e; for script in benchmarks/[!_]*.py; do \
 	  [ -e "$$script" ] || { echo "benchmarks/ holds no script" >&2; exit 1; }; \
 	  echo "== $$script"; $(PY) "$$script"; done

@@ -317,6 +317,7 @@ def test_unique_keys_whatever_the_parts() -> None:
 
 
 def test_private_fits(tmp_path) -> None:
+    pytest.importorskip("opacus")
     rng = np.random.default_rng(0)
     n = 3000
     label = rng.choice(["a", "b"], n, p=[0.7, 0.3])
