@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from sklearn.datasets import load_iris
 from typer.testing import CliRunner
 
+from scidiffusion.cli.common import read_table, write_chunks
 from scidiffusion.cli.main import app
 
 run = CliRunner().invoke
@@ -120,3 +122,68 @@ def test_interrupt_leaves_a_checkpoint_and_resumes(iris_csv, tmp_path) -> None:
     assert whole.exit_code == 0, whole.output
     weights = "weights.safetensors"
     assert (model / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+def test_impute_fills_the_gaps(model, iris_csv, tmp_path) -> None:
+    real = pd.read_csv(iris_csv)
+    gaps = real.head(30).copy()
+    gaps.loc[::2, "species"] = None
+    gaps.loc[1::2, gaps.columns[0]] = None
+    source, out = tmp_path / "gaps.csv", tmp_path / "full.csv"
+    gaps.to_csv(source, index=False)
+    arguments = ["tabular", "impute", model, str(source), str(out), "--seed", "0", "--quiet"]
+    result = run(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "Filled 30 missing values of 30 rows" in result.output
+    full = pd.read_csv(out)
+    assert not full.isna().any().any()
+    assert full[gaps.notna()].equals(gaps[gaps.notna()])
+    result = run(app, [*arguments, "--draws", "2"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "full_1.csv").exists()
+    assert (tmp_path / "full_2.csv").exists()
+
+
+def test_sample_balances_and_ranges(model, tmp_path) -> None:
+    out = tmp_path / "out.csv"
+    arguments = ["tabular", "sample", model, str(out), "-n", "60", "--seed", "0", "--quiet"]
+    result = run(app, [*arguments, "--balance", "species", "--condition", "petal length (cm)>=3"])
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out)
+    assert table["species"].value_counts().tolist() == [20, 20, 20]
+    assert (table["petal length (cm)"] >= 3).all()
+
+
+def test_fit_reads_a_part_and_keeps_rules(iris_csv, tmp_path) -> None:
+    path = tmp_path / "model"
+    arguments = ["tabular", "fit", iris_csv, str(path), "--max-steps", "5", "--quiet"]
+    rule = "petal width (cm) <= sepal length (cm)"
+    result = run(app, [*arguments, "--rows", "100", "--constraint", rule])
+    assert result.exit_code == 0, result.output
+    assert "100 rows" in result.output
+    out = tmp_path / "out.csv"
+    assert run(app, ["tabular", "sample", str(path), str(out), "--quiet"]).exit_code == 0
+    table = pd.read_csv(out)
+    assert (table["petal width (cm)"] <= table["sepal length (cm)"]).all()
+    result = run(app, [*arguments, "--delta", "0.1"])
+    assert result.exit_code == 2
+    assert "--epsilon" in result.output
+    result = run(app, [*arguments, "--constraint", "nonsense"])
+    assert result.exit_code == 2
+    assert "nonsense" in result.output
+
+
+def test_a_part_of_all_rows_is_the_file(iris_csv) -> None:
+    pd.testing.assert_frame_equal(read_table(Path(iris_csv), rows=1000), pd.read_csv(iris_csv))
+    part = read_table(Path(iris_csv), rows=40, seed=1)
+    assert len(part) == 40
+    assert (part.dtypes == pd.read_csv(iris_csv).dtypes).all()
+
+
+def test_parts_of_a_table_make_one_parquet_file(tmp_path) -> None:
+    pytest.importorskip("pyarrow")
+    table = pd.DataFrame({"x": range(10), "when": pd.date_range("2024-01-01", periods=10)})
+    path = tmp_path / "parts.parquet"
+    assert write_chunks([table[:4], table[4:]], path) == 10
+    pd.testing.assert_frame_equal(pd.read_parquet(path), table)
+    assert len(read_table(path, rows=3)) == 3

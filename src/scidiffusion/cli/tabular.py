@@ -16,6 +16,7 @@ from scidiffusion.cli.common import (
     write_chunks,
     write_table,
 )
+from scidiffusion.errors import ConfigError
 
 tabular = typer.Typer(no_args_is_help=True)
 
@@ -50,6 +51,13 @@ def fit(
             "'combinations: city, country' or 'unique: ward, bed'; repeatable."
         ),
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="Train with differential privacy of this epsilon (extra privacy)."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Its delta; default one tenth of 1 / rows.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted fit stopped.")
     ] = False,
@@ -71,13 +79,17 @@ def fit(
     from scidiffusion.persistence import check_writable
     from scidiffusion.tabular import TabularDiffusion
     from scidiffusion.tabular.rule_texts import parse_rules
+    from scidiffusion.training import DPBudget
 
     check_writable(model)
     kinds = dict.fromkeys(categorical or [], "categorical")
     kinds |= dict.fromkeys(numerical or [], "numerical")
     options = {} if max_steps is None else {"max_steps": max_steps}
+    if delta is not None and epsilon is None:
+        raise ConfigError("--delta goes with --epsilon; give both, or neither")
     estimator = TabularDiffusion(
         method=method,
+        privacy=None if epsilon is None else DPBudget(epsilon, delta),
         target=target,
         columns=kinds or None,
         constraints=parse_rules(constraint or []) or None,
@@ -105,6 +117,11 @@ def fit(
         f"{result.seconds:.0f} s ({result.steps:,} steps, stopped by {result.stopped_by}); "
         f"the model is in {model}."
     )
+    if estimator.privacy_spent_ is not None:
+        spent = estimator.privacy_spent_
+        typer.echo(
+            f"Differential privacy: epsilon {spent['epsilon']:.3g}, delta {spent['delta']:.2g}."
+        )
     if estimator.copy_report_ is not None:
         typer.echo(estimator.copy_report_.verdict)
 
