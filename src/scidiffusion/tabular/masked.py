@@ -40,7 +40,7 @@ class MaskedModel(TableModel):
     defaults: ClassVar[dict[str, Any]] = {
         "width": 256,
         "blocks": 4,
-        "dropout": 0.0,
+        "dropout": 0.1,
         "lr": 3e-3,
         "ema_decay": 0.998,
         "sample_steps": None,
