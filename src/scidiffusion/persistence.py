@@ -164,6 +164,25 @@ def load_model(path: str | os.PathLike[str], *, estimator: str) -> SavedModel:
     return SavedModel(about["params"], tensors, extra)
 
 
+def check_version(record: Mapping[str, Any], newest: int, what: str) -> None:
+    """Check that a part of a saved model is one that this library reads.
+
+    Args:
+        record: The part, with its "version".
+        newest: The newest version that is read.
+        what: Its name in the message.
+
+    Raises:
+        ModelFileError: if it has no version, or a newer one.
+    """
+    version = record.get("version")
+    if not isinstance(version, int) or version > newest:
+        raise ModelFileError(
+            f"{what} of the model is of version {version}, this scidiffusion reads up to "
+            f"{newest}: upgrade scidiffusion"
+        )
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Find out now, not after fitting, that a model could not be saved.
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from sklearn.datasets import load_diabetes, load_wine
 
-from scidiffusion.errors import ConditionError, ConfigError, DataError, ModelFileError
+from scidiffusion.errors import ConfigError, DataError, ModelFileError
 from scidiffusion.tabular.codec import EncodedTable, TableCodec
 from scidiffusion.tabular.inference import infer_schema
 from scidiffusion.tabular.quantiles import NormalScores
@@ -296,62 +296,6 @@ def test_fill_of_missing_numbers_is_normal_and_seeded():
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
     assert kstest(one[2:], "norm").statistic < 0.03
-
-
-def test_conditions_name_the_encoded_cells():
-    table = every_type()
-    codec = fitted(table)
-    row = table.iloc[[0]]
-    encoded = codec.encode(row)
-    values = {name: row[name].iloc[0] for name in table}
-    fixed = codec.encode_conditions(values)
-    assert len(fixed) == len(codec.numerical_names) + len(codec.cardinalities)
-    for (part, index), value in fixed.items():
-        assert value == getattr(encoded, part)[0, index], (part, index)
-
-
-def test_a_missing_condition_leaves_the_score_free():
-    codec = fitted(every_type())
-    slot = codec.slots["Int16"]
-    assert codec.encode_conditions({"Int16": None}) == {("categorical", slot.categorical): 1}
-    level = codec.slots["words"].categorical
-    last = codec.cardinalities[level] - 1
-    assert codec.encode_conditions({"words": None}) == {("categorical", level): last}
-
-
-def test_conditioned_columns_are_written_exactly():
-    table = every_type()
-    codec = fitted(table)
-    wanted = {
-        "int64": 123,
-        "decimals": 12.34,
-        "float32": 0.5,
-        "words": "tea",
-        "string": None,
-        "ordered": 30,
-        "date_text": "2021-05-01",
-        "local_day": "2021-05-01",
-        "bool": True,
-    }
-    sampled = codec.decode(gaussian_rows(codec, 20), conditions=wanted)
-    assert sampled.dtypes.to_dict() == table.dtypes.to_dict()
-    assert (sampled["int64"] == 123).all()
-    assert (sampled["decimals"] == 12.34).all()
-    assert (sampled["float32"] == np.float32(0.5)).all()
-    assert (sampled["words"] == "tea").all()
-    assert sampled["string"].isna().all()
-    assert (sampled["ordered"] == 30).all()
-    assert (sampled["date_text"] == "2021-05-01").all()
-    assert (sampled["local_day"] == pd.Timestamp("2021-05-01", tz="America/New_York")).all()
-    assert sampled["bool"].all()
-
-
-def test_bad_conditions_are_refused():
-    codec = fitted(every_type())
-    with pytest.raises(ConditionError, match=r"'whisky' was never seen.*'café', 'mate'"):
-        codec.encode_conditions({"words": "whisky"})
-    with pytest.raises(ConditionError, match="no column 'word'"):
-        codec.decode(gaussian_rows(codec, 2), conditions={"word": "tea"})
 
 
 def test_state_round_trip_without_pickle():

@@ -311,6 +311,46 @@ def test_unique_keys_whatever_the_parts() -> None:
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole)
     with pytest.raises(ConfigError, match="5000"):
         model.sample(5000)
+    # Rows to be judged or completed may repeat: a key is a matter of a sample.
+    twice = pd.concat([table.head(3), table.head(3)], ignore_index=True)
+    scores = model.score_samples(twice)
+    assert np.isfinite(scores).all()
+    gaps = twice.assign(x=np.nan)
+    assert model.impute(gaps, random_state=0)["bed"].equals(twice["bed"])
+
+
+def test_rows_drawn_again_keep_their_names() -> None:
+    """A name made up in another round could be one that the sample has already."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "code": [f"{k:03d}x" for k in rng.permutation(1000)[:200]],
+            "a": rng.integers(0, 40, 200),
+            "b": rng.integers(0, 40, 200),
+        }
+    ).drop_duplicates(["a", "b"])
+    model = TabularDiffusion(**QUICK, constraints=[Unique(["a", "b"])], max_steps=10)
+    with pytest.warns(ScidiffusionWarning, match="code"):
+        model.fit(table)
+    plain = TabularDiffusion(**QUICK, max_steps=10)
+    with pytest.warns(ScidiffusionWarning, match="code"):
+        plain.fit(table)
+    sample = model.sample(300, random_state=0)
+    assert plain.sample(300, random_state=0).duplicated(["a", "b"]).any()
+    assert sample["code"].equals(plain.sample(300, random_state=0)["code"])
+
+
+def test_copies_are_looked_for_among_the_rows_that_were_learned() -> None:
+    """Rows that break a rule, repeated keys included, are neither trained on nor held out."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"key": np.arange(900) % 800, "x": rng.normal(size=900).round(3)})
+    model = TabularDiffusion(
+        **QUICK, constraints=[Unique(["key"])], columns={"key": "numerical"}, max_steps=5
+    )
+    with pytest.warns(ScidiffusionWarning, match="100 of 900"):
+        model.fit(table)
+    rows = model.copy_report_.rows
+    assert rows["train"] + rows["holdout"] == 800
 
 
 # ----------------------------------------------------------------------- privacy

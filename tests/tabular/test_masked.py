@@ -19,10 +19,9 @@ from scidiffusion.tabular.masked_network import (
     MaskedLayout,
     MaskedTableDenoiser,
     MaskedTableNetwork,
-    Mixture,
-    pick,
 )
 from scidiffusion.tabular.masked_sampling import Restriction, reveal
+from scidiffusion.tabular.mixtures import Mixture, pick
 
 # ------------------------------------------------------------------------ codes
 

@@ -23,8 +23,14 @@ from scidiffusion.nn.conditioning import ConditionSpec, Modulator, zeroed
 from scidiffusion.nn.embeddings import FourierCoordinates
 
 
-class _Branch(nn.Module):
-    """Two linear layers with a SiLU between: the f_l of the module."""
+class Branch(nn.Module):
+    """Two linear layers with a SiLU between: the f_l of the module.
+
+    Args:
+        width: Number of features in and out.
+        hidden: Number between the layers.
+        dropout: Probability of dropping a hidden feature.
+    """
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -33,6 +39,7 @@ class _Branch(nn.Module):
         self.outer = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return f(x), of the shape of x."""
         # Without gradients nobody else holds the product, so silu may overwrite it.
         hidden = functional.silu(self.inner(x), inplace=not torch.is_grad_enabled())
         return self.outer(self.dropout(hidden))
@@ -103,7 +110,7 @@ class ResidualMLP(nn.Module):
             embed_dim, time_embedding, cond_dim if conditions is None else conditions
         )
         self.blocks = nn.ModuleList(
-            _Branch(width, expansion * width, dropout) for _ in range(blocks)
+            Branch(width, expansion * width, dropout) for _ in range(blocks)
         )
         self._chunks = (3 if self.gated else 2) * blocks + 2
         self.modulation = zeroed(nn.Linear(embed_dim, self._chunks * width))

@@ -6,7 +6,6 @@ A state is {"num": (B, d_num) float, "cat": (B, d_cat) long}, without the part t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,17 +54,6 @@ def to_encoded(state: Mapping[str, Tensor], codec: TableCodec, rows: int) -> Enc
         state["num"].numpy() if "num" in state else empty.numerical,
         state["cat"].numpy() if "cat" in state else empty.categorical,
     )
-
-
-def known_row(
-    codec: TableCodec, fixed: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return one row with the values of `fixed` (column -> value) in place, and its flags."""
-    clean = to_state(blank(codec, 1))
-    columns = torch.tensor([[name in fixed for name in codec.schema.names]])
-    for (kind, index), value in codec.encode_conditions(fixed).items():
-        clean[PARTS[kind]][0, index] = value
-    return clean, layout_of(codec).flags(columns)
 
 
 def draw_column(

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scidiffusion.errors import ConfigError, DataError, ModelFileError, SchemaError
-from scidiffusion.tabular.columns import number_from_value, series_from_codes
+from scidiffusion.persistence import check_version
+from scidiffusion.tabular.columns import series_from_codes
 from scidiffusion.tabular.quantiles import NormalScores
 from scidiffusion.tabular.reading import (
     check_columns,
@@ -28,11 +29,8 @@ from scidiffusion.tabular.reading import (
     write_numbers,
 )
 from scidiffusion.tabular.schema import ColumnSchema, TableSchema
-from scidiffusion.tabular.validation import validate_conditions
 
-__all__ = ["ColumnSlot", "EncodedTable", "Slot", "TableCodec"]
-
-Slot: TypeAlias = tuple[Literal["numerical", "categorical"], int]
+__all__ = ["ColumnSlot", "EncodedTable", "TableCodec"]
 
 CODEC_VERSION = 1
 
@@ -218,15 +216,11 @@ class TableCodec:
             numerical[:, slot.numerical] = scores
         return EncodedTable(numerical, categorical)
 
-    def decode(
-        self, encoded: EncodedTable, *, conditions: Mapping[str, Any] | None = None
-    ) -> pd.DataFrame:
+    def decode(self, encoded: EncodedTable) -> pd.DataFrame:
         """Turn encoded rows, sampled ones above all, into a table of the schema.
 
         Args:
             encoded: The rows; scores may be any finite numbers.
-            conditions: Column -> value to write into every row exactly, as sampling was
-                conditioned on it; checked as :meth:`encode_conditions` does.
 
         Returns:
             The table: columns, order and dtypes of the training table, a fresh index.
@@ -234,11 +228,9 @@ class TableCodec:
         Raises:
             DataError: If the arrays have another width, scores that are not finite (a sampling
                 that diverged) or codes outside their column's range.
-            ConditionError: If a condition names an unknown column or value.
         """
         self._check_fitted()
         self._check_encoded(encoded)
-        fixed = validate_conditions(self.schema, conditions or {})
         series: dict[str, pd.Series] = {}
         for column in self.schema:
             slot = self.slots[column.name]
@@ -248,38 +240,8 @@ class TableCodec:
             if slot.numerical is not None:
                 scores = encoded.numerical[:, slot.numerical].astype(np.float64)
                 numbers = self._scores[slot.numerical].decode(scores)
-            if column.name in fixed:
-                number, code = self._read_value(column, fixed[column.name])
-                codes = None if code is None else np.full(len(encoded), code)
-                numbers = None if number is None else np.full(len(encoded), number)
             series[column.name] = self._write(column, numbers, codes)
         return pd.DataFrame(series, columns=self.schema.names)
-
-    def encode_conditions(self, conditions: Mapping[str, Any]) -> dict[Slot, float | int]:
-        """Encode fixed values of some columns.
-
-        Args:
-            conditions: Column -> value; None conditions on the value being missing.
-
-        Returns:
-            ``("numerical", index) -> score`` and ``("categorical", index) -> code``: the parts of
-            a row that the conditions fix. A number of a column with missing values fixes both its
-            score and its presence; a missing number fixes the latter only.
-
-        Raises:
-            ConditionError: If a column is unknown or cannot have the value.
-        """
-        self._check_fitted()
-        encoded: dict[Slot, float | int] = {}
-        for name, value in validate_conditions(self.schema, conditions).items():
-            slot = self.slots[name]
-            number, code = self._read_value(self.schema[name], value)
-            if slot.numerical is not None and number is not None and not np.isnan(number):
-                score = self._scores[slot.numerical].encode(np.array([number]))
-                encoded["numerical", slot.numerical] = float(np.float32(score[0]))
-            if slot.categorical is not None and code is not None:
-                encoded["categorical", slot.categorical] = code
-        return encoded
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Everything learned, as a JSON object and named arrays.
@@ -316,12 +278,7 @@ class TableCodec:
         Raises:
             ModelFileError: If parts are missing, contradictory or of a newer version.
         """
-        version = config.get("version")
-        if not isinstance(version, int) or version > CODEC_VERSION:
-            raise ModelFileError(
-                f"the codec has version {version}, this scidiffusion reads up to {CODEC_VERSION}: "
-                "upgrade scidiffusion"
-            )
+        check_version(config, CODEC_VERSION, "the codec")
         try:
             schema = TableSchema.from_dict(config["schema"])
             codec = cls(schema, max_knots=config["max_knots"], dequantize=config["dequantize"])
@@ -353,13 +310,6 @@ class TableCodec:
             return None, np.where(codes < 0, len(column.categories), codes)
         numbers = read_numbers(values, column, missing=gaps or None)
         return numbers, np.isnan(numbers).astype(np.int64) if column.missing else None
-
-    def _read_value(self, column: ColumnSchema, value: Any) -> tuple[float | None, int | None]:
-        """Number and code of one valid value, as :meth:`_read` gives them."""
-        if column.kind.is_discrete:
-            levels = column.categories
-            return None, len(levels) if value is None else levels.index(value)
-        return number_from_value(value, column), int(value is None) if column.missing else None
 
     @staticmethod
     def _write(

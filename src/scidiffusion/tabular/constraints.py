@@ -30,6 +30,7 @@ from scidiffusion.errors import (
     ModelFileError,
     ScidiffusionWarning,
 )
+from scidiffusion.persistence import check_version
 from scidiffusion.tabular import checks, conditions
 from scidiffusion.tabular.assembly import fit_steps, modelled_schema, step_from_json
 from scidiffusion.tabular.combinations import CombinationStep
@@ -192,6 +193,17 @@ class ConstraintSet:
                 stacklevel=2,
             )
             table = table[~bad]
+        return self.transform(table)
+
+    def transform(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The modelled columns of rows that keep the constraints.
+
+        Args:
+            table: Rows of the user's table; keys may repeat.
+
+        Returns:
+            All of them, with their index; columns of `modelled_schema_`.
+        """
         made: dict[str, pd.Series] = {}
         for step in self._steps:
             made |= step.forward(table)
@@ -368,12 +380,7 @@ class ConstraintSet:
         Raises:
             ModelFileError: If it is none, or of a newer version.
         """
-        version = record.get("version")
-        if not isinstance(version, int) or version > VERSION:
-            raise ModelFileError(
-                f"the constraints have version {version}, this scidiffusion reads up to {VERSION}:"
-                " upgrade scidiffusion"
-            )
+        check_version(record, VERSION, "the constraints")
         try:
             rules = cls([rule_from_json(rule) for rule in record["constraints"]])
             if "steps" in record:

@@ -30,7 +30,9 @@ from scidiffusion.tabular.reading import overlay
 __all__ = ["Drawer", "Request", "check_possible", "child_seed"]
 
 ROUNDS = 100
-"""How often rows are drawn again for a unique key, or to keep a constraint beside known cells."""
+"""How often rows are drawn again for a unique key."""
+REPAIRS = 20
+"""How often rows are drawn again to keep a constraint beside known cells."""
 
 IMPOSSIBLE = -30.0
 """Log-probability below which conditions together are refused: one row in 10^13."""
@@ -138,6 +140,8 @@ class Drawer:
                 return table, together
             if attempt < ROUNDS:
                 again = self._rows(start, len(table), child_seed(seed, attempt), request, None)
+                # A name made up with another seed could be one that this sample has already.
+                again = self.front.with_identifiers_of(again, table)
                 table = table.where(pd.Series(~taken), again).astype(table.dtypes)
         raise InputError(
             f"no {start + len(table):,} rows with different {', '.join(keys)} were found in "
@@ -153,17 +157,15 @@ class Drawer:
         counts the rows for which that did not help.
         """
         filled = self._filled(table, seed, request, report)
-        for attempt in range(ROUNDS):
-            broken = self.front.violations(filled)
+        broken = self.front.violations(filled)
+        for attempt in range(REPAIRS):
             if not broken.any():
-                break
-            part = table[broken]
-            again = self._filled(part, child_seed(seed, attempt), request, None)
+                return filled
+            again = self._filled(table[broken], child_seed(seed, attempt), request, None)
+            again = self.front.with_identifiers_of(again, filled[broken])
             filled.loc[broken] = again.to_numpy(object)
             filled = filled.astype(again.dtypes)
-            if attempt >= 10 and not self.front.violations(again).mean() < 1:
-                break
-        broken = self.front.violations(filled)
+            broken = self.front.violations(filled)
         if broken.any():
             warnings.warn(
                 f"{int(broken.sum())} of {len(table)} rows break a constraint together with the "

@@ -250,7 +250,7 @@ class TabularDiffusion(GenerativeEstimator):
                 contradicts another or a constraint, or all together are impossible. A warning
                 tells of conditions that the training table hardly has.
         """
-        chunks = self.sample_chunks(
+        (rows,) = self.sample_chunks(
             n,
             chunk_rows=None,
             conditions=conditions,
@@ -259,7 +259,7 @@ class TabularDiffusion(GenerativeEstimator):
             random_state=random_state,
             batch_size=batch_size,
         )
-        return next(chunks)
+        return rows
 
     def sample_chunks(
         self,

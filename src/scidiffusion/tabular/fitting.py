@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from scidiffusion.durations import seconds
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
@@ -53,16 +53,16 @@ class Fitted:
         front: Between the user's table and the modelled one.
         model: The trained method.
         training: What the training did.
-        kept: Indices of the rows trained on, among those that keep the constraints.
-        held_out: Indices of the others.
+        kept: Positions in the table of the rows trained on.
+        held_out: Positions of those held out; rows that break a constraint are in neither.
         privacy: What was spent: epsilon, delta and their parts; None without a privacy budget.
     """
 
     front: TableFront
     model: TableModel
     training: TrainResult
-    kept: Tensor
-    held_out: Tensor
+    kept: NDArray[np.intp]
+    held_out: NDArray[np.intp]
     privacy: dict[str, float] | None
 
 
@@ -148,7 +148,10 @@ def fit_table(
         )
     model.denoiser.to(resolve_device(options["device"])).eval()
     spent = None if budget is None else _spent(privacy, result)
-    return Fitted(front, model, result, kept, held_out, spent)
+    positions = modelled.index.to_numpy()
+    return Fitted(
+        front, model, result, positions[kept.numpy()], positions[held_out.numpy()], spent
+    )
 
 
 def _privately(
@@ -213,17 +216,16 @@ def look_for_copies(
     """
     from scidiffusion.tabular.privacy import copy_report
 
-    front, kept, held_out = fitted.front, fitted.kept.numpy(), fitted.held_out.numpy()
+    front, kept, held_out = fitted.front, fitted.kept, fitted.held_out
     if min(len(held_out), len(kept)) < LEAST_HELD_OUT:
         return None
     names = [column.name for column in front.schema if column.kind.is_modelled]
-    real = table.loc[~front.violations(table), names].reset_index(drop=True)
     rows = min(len(kept), COPY_ROWS)
-    parts = drawer.parts(rows, None, child_seed(seed, COPY_STREAM), Request(), None)
+    (sample,) = drawer.parts(rows, None, child_seed(seed, COPY_STREAM), Request(), None)
     report = copy_report(
-        real.iloc[kept],
-        next(parts)[names],
-        real.iloc[held_out],
+        table.iloc[kept][names],
+        sample[names],
+        table.iloc[held_out][names],
         columns=TableSchema(tuple(front.schema[name] for name in names)),
         seed=seed,
         attacks=300,

@@ -68,7 +68,7 @@ class TableFront:
 
         Returns:
             The front, and the modelled table: without the rows that break a constraint, which a
-            warning counts.
+            warning counts; its index is the rows' position in `table`.
         """
         rules = ConstraintSet(constraints or ()).fit(table, schema)
         makers = {
@@ -76,31 +76,30 @@ class TableFront:
             for column in rules.schema_.identifiers
         }
         front = cls(rules, makers)
-        return front, front.modelled(table)
+        return front, rules.forward(table.reset_index(drop=True))[front.model_schema.names]
 
     def modelled(self, table: pd.DataFrame, *, gaps: bool = False) -> pd.DataFrame:
-        """Return the modelled columns of a table; with `gaps`, all its rows.
+        """Return the modelled columns of a table.
 
         Args:
-            table: Rows of the user's columns.
-            gaps: Any value may be missing, and rows that break a constraint stay: their derived
-                columns count as missing.
+            table: Rows of the user's columns that break no constraint, except that keys may
+                repeat.
+            gaps: Any value may be missing and any row may break a constraint: its derived columns
+                then count as missing.
 
         Raises:
             DataError: if the table is none, or lacks a column.
         """
         self._check(table)
-        if gaps:
-            table = table.reset_index(drop=True)
-            broken = self.violations(table)
-            valid = table[~broken]
-            made = self.rules.forward(valid) if len(valid) else valid
-            made = made.reindex(index=table.index, columns=self.model_schema.names)
-            for name in self.model_schema.names:
-                if broken.any() and name in table:
-                    made[name] = table[name]
-            return made
-        return self.rules.forward(table)[self.model_schema.names].reset_index(drop=True)
+        table, names = table.reset_index(drop=True), self.model_schema.names
+        if not gaps or not len(self.rules):
+            return self.rules.transform(table)[names]
+        broken = self.violations(table)
+        made = self.rules.transform(table[~broken]).reindex(index=table.index, columns=names)
+        for name in names:
+            if broken.any() and name in table:
+                made[name] = table[name]
+        return made
 
     @property
     def has_unique(self) -> bool:
@@ -159,6 +158,10 @@ class TableFront:
         """Return n rows of modelled columns that have one canonical value each."""
         columns = {name: _constant(self.model_schema[name], fixed[name], n) for name in fixed}
         return pd.DataFrame(columns, index=range(n))
+
+    def with_identifiers_of(self, table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+        """Return `table` with the made-up columns of `other`."""
+        return table.assign(**{name: other[name] for name in self.identifiers})
 
     def finish(self, rows: pd.DataFrame, seed: int, *, start: int = 0) -> pd.DataFrame:
         """Turn modelled rows, the first of them number `start`, into rows of the user's table."""

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scidiffusion.errors import ConfigError, DataError, ModelFileError, SchemaError
+from scidiffusion.persistence import check_version
 from scidiffusion.tabular.arrow import with_arrow, without_arrow
 from scidiffusion.tabular.columns import series_from_values
 from scidiffusion.tabular.free_numbers import NumberPattern
@@ -209,12 +210,7 @@ class IdentifierGenerator:
         Raises:
             ModelFileError: If it is none, or of a newer version.
         """
-        version = record.get("version")
-        if not isinstance(version, int) or version > VERSION:
-            raise ModelFileError(
-                f"the identifiers have version {version}, this scidiffusion reads up to {VERSION}:"
-                " upgrade scidiffusion"
-            )
+        check_version(record, VERSION, "a name pattern")
         try:
             column = ColumnSchema.from_dict(record["column"])
             kind = NumberPattern if column.integer else TextPattern

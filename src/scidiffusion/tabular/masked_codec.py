@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ModelFileError, SchemaError
+from scidiffusion.persistence import check_version
 from scidiffusion.tabular.codebook import LevelBook, NumberBook
 from scidiffusion.tabular.columns import series_from_codes, snap_numbers
 from scidiffusion.tabular.masked_network import MaskedLayout
@@ -205,12 +206,7 @@ class MaskedCodec:
         Raises:
             ModelFileError: If parts are missing, contradictory or of a newer version.
         """
-        version = config.get("version")
-        if not isinstance(version, int) or version > CODEC_VERSION:
-            raise ModelFileError(
-                f"the codec has version {version}, this scidiffusion reads up to {CODEC_VERSION}: "
-                "upgrade scidiffusion"
-            )
+        check_version(config, CODEC_VERSION, "the codec")
         try:
             codec = cls(TableSchema.from_dict(config["schema"]))
         except (KeyError, AttributeError, SchemaError) as error:

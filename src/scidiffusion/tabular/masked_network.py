@@ -16,7 +16,6 @@ References:
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +27,9 @@ from torch.nn import functional
 
 from scidiffusion.core.masking import MaskingProcess
 from scidiffusion.errors import ConfigError
+from scidiffusion.nn.mlp import Branch
+from scidiffusion.tabular.mixtures import Mixture
 
-LOG_STD = (-7.0, 2.0)
-"""Range of the components' log standard deviations, in normal scores."""
 FREQUENCIES = 6
 """Fourier features a number: frequencies 1/2, 1, 2, ... radians a unit of normal score."""
 NEVER = -1e9
@@ -66,104 +65,16 @@ class MaskedLayout:
         return [(column, place, code) for place, (column, code) in pairs if code >= 0]
 
 
-class Mixture:
-    """Gaussian mixtures, (..., K) parameters.
-
-    Args:
-        parameters: (..., 3, K): logits, means, log standard deviations.
-    """
-
-    def __init__(self, parameters: Tensor) -> None:
-        logits, self.mean, log_std = parameters.float().unbind(-2)
-        self.log_weight = functional.log_softmax(logits, -1)
-        self.log_std = log_std.clamp(*LOG_STD)
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density at z (...), nats."""
-        scaled = (z.unsqueeze(-1) - self.mean) * torch.exp(-self.log_std)
-        terms = self.log_weight - self.log_std - 0.5 * scaled.square()
-        return torch.logsumexp(terms, -1) - 0.5 * math.log(2 * math.pi)
-
-    def mass(self, intervals: Tensor) -> Tensor:
-        """Probability of each component and of lying in an interval, (..., k, K).
-
-        Args:
-            intervals: (k, 2) low and high ends.
-        """
-        std, mean = torch.exp(self.log_std).unsqueeze(-2), self.mean.unsqueeze(-2)
-        low, high = ((end.unsqueeze(-1) - mean) / std for end in intervals.unbind(-1))
-        # In the upper tail the difference of the complements keeps its digits.
-        flip = torch.where((low > 0).logical_and(high > 0), -1.0, 1.0)
-        inside = (_cdf(flip * high) - _cdf(flip * low)).abs()
-        return torch.exp(self.log_weight).unsqueeze(-2) * inside
-
-    def sample(self, which: Tensor, where: Tensor, intervals: Tensor | None = None) -> Tensor:
-        """Draw from the mixture, or from what of it lies in a union of intervals.
-
-        Args:
-            which: (...) uniform, chooses the component and the interval.
-            where: (...) uniform, chooses the place in it.
-            intervals: (k, 2) low and high ends, disjoint.
-        """
-        std = torch.exp(self.log_std)
-        if intervals is None:
-            index = pick(torch.exp(self.log_weight), which).unsqueeze(-1)
-            mean, spread = (v.gather(-1, index)[..., 0] for v in (self.mean, std))
-            quantile = where.double().clamp(1e-12, 1 - 1e-12)
-            return (mean + spread * torch.special.ndtri(quantile)).float()
-        masses = self.mass(intervals)
-        # Where nothing of the mixture reaches the intervals, the nearest component it is.
-        middle = intervals.mean(-1).unsqueeze(-1)
-        distance = (self.mean.unsqueeze(-2) - middle).abs() / std.unsqueeze(-2)
-        nearest = functional.one_hot(distance.flatten(-2).argmin(-1), masses[0].numel())
-        flat = masses.flatten(-2)
-        flat = torch.where(flat.sum(-1, keepdim=True) > 1e-30, flat, nearest.to(flat.dtype))
-        chosen = pick(flat, which)
-        component = (chosen % self.mean.shape[-1]).unsqueeze(-1)
-        low, high = intervals[chosen // self.mean.shape[-1]].unbind(-1)
-        mean, spread = (v.gather(-1, component)[..., 0] for v in (self.mean, std))
-        lower, upper = (low - mean) / spread, (high - mean) / spread
-        flip = torch.where(lower > 0, -1.0, 1.0)
-        first, last = _cdf(flip * lower), _cdf(flip * upper)
-        quantile = (first + where.double() * (last - first)).clamp(1e-300, 1 - 1e-16)
-        drawn = (mean + spread * flip * torch.special.ndtri(quantile)).float()
-        return torch.minimum(torch.maximum(drawn, low), high)
-
-
-def _cdf(x: Tensor) -> Tensor:
-    return torch.special.ndtr(x.double())
-
-
-def pick(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Draw an index of the last dimension with probability proportional to weights.
-
-    Args:
-        weights: (..., K), >= 0, not all zero.
-        uniform: (...) in [0, 1).
-
-    Returns:
-        (...) long. The inverse of the distribution function, so that one uniform number is one
-        draw; a class of weight zero is never drawn.
-    """
-    cumulative = weights.double().cumsum(-1)
-    # Less than the total even after rounding, so that the last class with any weight is the limit.
-    target = uniform.double().unsqueeze(-1) * (cumulative[..., -1:] * (1 - 1e-12))
-    return torch.searchsorted(cumulative, target, right=True)[..., 0]
-
-
 class _Block(nn.Module):
-    """x + W_2 silu(W_1 norm(x)): one residual block."""
+    """x + f(norm(x)): one residual block, without the modulation that time would need."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.inner = nn.Linear(width, 2 * width)
-        self.dropout = nn.Dropout(dropout)
-        self.outer = nn.Linear(2 * width, width)
+        self.branch = Branch(width, 2 * width, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = functional.silu(self.inner(self.norm(x)), inplace=not torch.is_grad_enabled())
-        return x + self.outer(self.dropout(hidden))
+        return x + self.branch(self.norm(x))
 
 
 class MaskedTableNetwork(nn.Module):
@@ -317,19 +228,14 @@ class MaskedTableNetwork(nn.Module):
 
     def trunk(self, x: Tensor) -> Tensor:
         """Return the features of inputs, (B, width)."""
-        if not self.bf16:
-            blocks: Any = self.blocks
-        elif torch.is_grad_enabled():
-            with torch.autocast(x.device.type, dtype=torch.bfloat16):
-                x = x.bfloat16()
-                for block in self.blocks:
-                    x = block(x)
-            return self.norm(x.float())
-        else:
+        blocks, training = self.blocks, torch.is_grad_enabled()
+        if self.bf16:
+            x = x.bfloat16()
             # Converting the weights in every call would cost more than the products.
-            blocks, x = self._bf16_blocks(), x.bfloat16()
-        for block in blocks:
-            x = block(x)
+            blocks = blocks if training else self._bf16_blocks()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16 and training):
+            for block in blocks:
+                x = block(x)
         return self.norm(x.float())
 
     def _bf16_blocks(self) -> nn.ModuleList:

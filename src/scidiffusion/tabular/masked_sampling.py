@@ -21,7 +21,8 @@ from torch import Tensor
 
 from scidiffusion.core.masking import reveal_steps
 from scidiffusion.core.rng import KeyedNoise
-from scidiffusion.tabular.masked_network import MaskedTableDenoiser, pick
+from scidiffusion.tabular.masked_network import MaskedTableDenoiser
+from scidiffusion.tabular.mixtures import pick
 
 __all__ = ["Cuts", "Restriction", "cut_log_prob", "reveal"]
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from scidiffusion.errors import ConditionError, ConfigError, DataError, ScidiffusionWarning
-from scidiffusion.tabular.conditions import Equal
+from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
 from scidiffusion.tabular.identifiers import identifier_reason
 from scidiffusion.tabular.inference import check_overrides, infer_column
 from scidiffusion.tabular.schema import (
@@ -23,11 +21,9 @@ from scidiffusion.tabular.schema import (
     ColumnSchema,
     TableSchema,
     python_value,
-    unknown_column,
 )
-from scidiffusion.tabular.values import check_value
 
-__all__ = ["validate_conditions", "validate_count", "validate_table"]
+__all__ = ["validate_count", "validate_table"]
 
 MIN_ROWS = 10
 # Differences of larger numbers overflow.
@@ -163,38 +159,3 @@ def validate_count(n: object, name: str = "n") -> int:
     if count < 0:
         raise ConfigError(f"{name} must not be negative, got {count}")
     return count
-
-
-def validate_conditions(schema: TableSchema, conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that conditions name columns and values that can occur.
-
-    Args:
-        schema: The table's schema.
-        conditions: Column -> the one value it shall have, bare or as an
-            :class:`~scidiffusion.tabular.conditions.Equal`; None (or NaN) for missing.
-
-    Returns:
-        The same with values in their canonical Python type: a level, an int or float, a
-        ``pd.Timestamp`` or ``pd.Timedelta``, or None.
-
-    Raises:
-        ConditionError: If a column is unknown, a level was never seen, a number or a time is
-            outside the observed range, finer than the column's format, or of another type.
-    """
-    if not isinstance(conditions, Mapping):
-        raise ConditionError(
-            f"conditions must be a dict of column -> value, not {type(conditions).__name__}"
-        )
-    checked: dict[str, Any] = {}
-    for name, value in conditions.items():
-        if name not in schema:
-            raise ConditionError(f"condition: {unknown_column(name, schema.names)}")
-        if not schema[name].kind.is_modelled:
-            raise ConditionError(
-                f"condition on {name!r}: it is an identifier, whose values are made up for every "
-                "row; condition on another column, or overwrite it after sampling"
-            )
-        checked[name] = check_value(
-            schema[name], value.value if isinstance(value, Equal) else value
-        )
-    return checked

@@ -140,6 +140,7 @@ def _bag_norms(layer: nn.EmbeddingBag, inputs: list[Tensor], back: Tensor) -> di
     """Norms of the gradient of a sum or a mean of embeddings: one vector, as often as indexed."""
     index = inputs[0]
     if len(inputs) > 1 or index.ndim != 2 or layer.mode not in ("sum", "mean"):
+        # What Opacus raises for a layer without a rule; the caller makes a ConfigError of it.
         raise NotImplementedError("a bag of embeddings must be of fixed size, summed or averaged")
     # An index that comes k times gets k times the vector: the lengths of runs of equal ones.
     ordered = index.sort(1).values
