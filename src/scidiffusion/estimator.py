@@ -233,12 +233,12 @@ def resolve_device(device: str) -> torch.device:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 have hardware of their own (AMX, tensor cores)."""
+    """Whether matrix products in bfloat16 have hardware (AMX, AVX512-BF16, tensor cores)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Without AMX, bfloat16 on a CPU is emulated and slower than float32. Older torch cannot tell.
+    # Elsewhere bfloat16 on a CPU is emulated and slower than float32. Older torch cannot tell.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", capabilities.get("amx_tile", False)))
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "amx_tile", "avx512_bf16"))
 
 
 def _json_params(params: dict[str, Any]) -> dict[str, Any]:

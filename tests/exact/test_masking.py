@@ -125,6 +125,13 @@ def test_hidden_sets_are_uniform_given_their_number() -> None:
         assert float((shares / len(rows) - 1 / len(shares)).abs().max()) < 0.02
 
 
+def test_the_numbers_of_hidden_variables_are_spread_evenly_over_a_batch() -> None:
+    for rows, seed in itertools.product((7, 100, 512), range(5)):
+        number = MaskingProcess(15).hide(torch.zeros(rows, 15), KeyedNoise(seed)).sum(1)
+        counts = torch.bincount(number, minlength=16)[1:]
+        assert int(counts.max() - counts.min()) <= 1
+
+
 def test_orders_visit_every_hidden_variable_once() -> None:
     noise = KeyedNoise(2)
     hidden = torch.rand(500, 6, generator=torch.Generator().manual_seed(0)) < 0.5

@@ -282,7 +282,11 @@ class OracleNetwork:
         x[:, column] = codes.float()
         return x
 
-    def trunk(self, x) -> torch.Tensor:
+    def sampling_blocks(self) -> None:
+        return None
+
+    def trunk(self, x, blocks=None) -> torch.Tensor:
+        self.rows = getattr(self, "rows", 0) + len(x)
         return x
 
     def place(self, column) -> None:
@@ -382,6 +386,22 @@ def test_rows_are_their_own(joint) -> None:
     part = reveal(denoiser, second, hidden[256:], KeyedNoise(5, start=256))["codes"]
     assert torch.equal(whole[256:], part)
     assert torch.equal(whole[~hidden], state["codes"][~hidden])
+
+
+def test_rows_that_look_alike_are_evaluated_once(joint, network) -> None:
+    """With nothing shown, all rows of an order are one; after a code of K, they are K."""
+    denoiser = OracleDenoiser(joint)
+    state = {"codes": torch.zeros(1000, 4, dtype=torch.long), "values": torch.zeros(1000, 0)}
+    reveal(denoiser, state, torch.ones(1000, 4, dtype=torch.bool), KeyedNoise(0))
+    assert denoiser.network.rows < 2500
+    # The numbers of the last rows are given, so that no row counts as alike: the others' draws
+    # are the same.
+    hidden = torch.ones(512, 4, dtype=torch.bool)
+    alike = reveal(MaskedTableDenoiser(network), rows_of(512), hidden, KeyedNoise(0))
+    hidden[256:, 1:3] = False
+    apart = reveal(MaskedTableDenoiser(network), rows_of(512), hidden, KeyedNoise(0))
+    assert torch.equal(alike["codes"][:256], apart["codes"][:256])
+    torch.testing.assert_close(alike["values"][:256], apart["values"][:256])
 
 
 def test_forbidden_codes_are_not_drawn(joint) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from scidiffusion.errors import ConfigError, InputError
 from scidiffusion.nn.conditioning import ConditionSpec, Modulator, zeroed
+from scidiffusion.nn.dropout import Dropout
 from scidiffusion.nn.embeddings import FourierCoordinates
 
 
@@ -35,7 +36,7 @@ class Branch(nn.Module):
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.inner = nn.Linear(width, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.outer = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -208,15 +208,18 @@ class Drawer:
         noise = KeyedNoise(seed, start)
         flags = torch.zeros(n, len(schema), dtype=torch.bool)
         flags[:, [schema.names.index(name) for name in given.columns]] = torch.from_numpy(known)
-        state = model.encode(given.reindex(columns=schema.names), self.seed, gaps=True)
+        # Where nothing is known, one row stands for all.
+        source = given if given.shape[1] else given.iloc[:1]
+        state = model.encode(source.reindex(columns=schema.names), self.seed, gaps=True)
         if n == 0:
             return model.decode(state, noise, restrictions=restrictions)
 
         def draw(first: int, rows: int) -> dict[str, Tensor]:
             # The last block is computed whole: its rows beyond n repeat the last one.
             index = torch.arange(first, first + rows).clamp(max=n - 1)
+            row = index.clamp(max=len(source) - 1)
             return model.draw(
-                {name: value[index] for name, value in state.items()},
+                {name: value[row] for name, value in state.items()},
                 flags[index],
                 noise.rows(start + first),
                 restrictions=restrictions,

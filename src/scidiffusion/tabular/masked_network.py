@@ -226,20 +226,29 @@ class MaskedTableNetwork(nn.Module):
         angle = values.unsqueeze(-1) * self.frequencies
         return torch.cat([values.unsqueeze(-1), torch.sin(angle), torch.cos(angle)], -1)
 
-    def trunk(self, x: Tensor) -> Tensor:
-        """Return the features of inputs, (B, width)."""
-        blocks, training = self.blocks, torch.is_grad_enabled()
-        if self.bf16:
-            x = x.bfloat16()
-            # Converting the weights in every call would cost more than the products.
-            blocks = blocks if training else self._bf16_blocks()
+    def trunk(self, x: Tensor, blocks: nn.ModuleList | None = None) -> Tensor:
+        """Return the features of inputs, (B, width).
+
+        Args:
+            x: (B, width).
+            blocks: What `sampling_blocks` gave, where many calls follow each other.
+        """
+        training = torch.is_grad_enabled()
+        if blocks is None:
+            blocks = self.blocks if training else self.sampling_blocks()
+        x = x.bfloat16() if self.bf16 else x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16 and training):
             for block in blocks:
                 x = block(x)
         return self.norm(x.float())
 
-    def _bf16_blocks(self) -> nn.ModuleList:
-        """Return a copy of the blocks in bfloat16, made anew when their weights have changed."""
+    def sampling_blocks(self) -> nn.ModuleList:
+        """Return the blocks as they run fastest without gradients: with `bf16`, a copy in it.
+
+        The copy is kept until the weights change: to convert them costs more than the products.
+        """
+        if not self.bf16:
+            return self.blocks
         version = tuple((p.data_ptr(), p._version) for p in self.blocks.parameters())
         if self._converted is None or self._converted[0] != version:
             self._converted = (version, copy.deepcopy(self.blocks).bfloat16())
@@ -258,11 +267,12 @@ class MaskedTableNetwork(nn.Module):
             logits = self.logits(features) if self._groups else None
             parameters = self.mixtures(features) if len(self.dense) else None
         if logits is not None:
-            logits = logits.float() + self.base
-            for index, (start, count, size) in enumerate(self._groups):
-                members = getattr(self, f"members_{index}")
-                part = logits[:, start : start + count * size].view(-1, count, size)
-                log_p = functional.log_softmax(part, -1)
+            # One split: slices would each fill a whole array of zeros in the backward pass.
+            sizes = [count * size for _, count, size in self._groups]
+            parts = zip(logits.split(sizes, 1), self.base.split(sizes), strict=True)
+            for index, (part, base) in enumerate(parts):
+                members, shape = getattr(self, f"members_{index}"), self._groups[index][1:]
+                log_p = functional.log_softmax((part.float() + base).unflatten(1, shape), -1)
                 chosen = log_p.gather(-1, codes[:, members].unsqueeze(-1))[..., 0]
                 result = result.index_copy(1, members, chosen)
         if parameters is not None:

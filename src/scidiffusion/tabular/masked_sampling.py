@@ -10,6 +10,7 @@ candidates, and nothing is ever rejected).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -180,6 +181,9 @@ def _only(column: int, hidden: Tensor) -> Tensor:
 class _Walk:
     """Rows on their way from hidden to shown.
 
+    Rows that start with nothing shown look alike to the network, and still do after the same
+    codes of the same columns: each kind of row is evaluated once.
+
     Attributes:
         log_weight: (B,) log-probability of what the cuts allowed, on each row's path.
     """
@@ -197,6 +201,11 @@ class _Walk:
         self.input = self.network.enter(self.codes, self.values, self.hidden)
         self.log_weight = torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
         self.forbidden: dict[int, int] = {}
+        self._blocks = self.network.sampling_blocks()
+        codes = self.network.layout.cardinalities
+        self._starts, self._codes = [0, *itertools.accumulate(codes)], sum(codes)
+        # Rows of one number, 0, 1, ..., look alike; None where few of them do.
+        self._kind = torch.zeros_like(hidden[:, 0], dtype=torch.long) if hidden.all() else None
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -208,13 +217,32 @@ class _Walk:
         active = now.any(1)
         if not bool(active.any()):
             return
-        whole = bool(active.all())
-        features = self.network.trunk(self.input if whole else self.input[active])
-        place = torch.cumsum(active, 0) - 1
+        features, place = self._evaluate(active)
         for column in now.any(0).nonzero()[:, 0].tolist():
             rows = now[:, column].nonzero()[:, 0]
             self._draw(column, rows, features[place[rows]], cut)
         self.hidden &= ~now
+
+    def _evaluate(self, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features of the rows that are active, and which of them is each row's."""
+        row = torch.arange(len(active), device=active.device)
+        kinds = len(active) if self._kind is None else int(self._kind.max()) + 1
+        if kinds > len(active) // 2:
+            self._kind = None
+        if self._kind is None:
+            x = self.input if bool(active.all()) else self.input[active]
+            return self.network.trunk(x, self._blocks), torch.cumsum(active, 0) - 1
+        first = torch.full_like(row[:kinds], len(row)).scatter_reduce_(0, self._kind, row, "amin")
+        return self.network.trunk(self.input[first], self._blocks), self._kind
+
+    def _part(self, column: int, rows: Tensor, codes: Tensor, continuous: int) -> None:
+        """Tell rows apart that were drawn different codes, or numbers, of a column."""
+        if self._kind is None:
+            return
+        drawn = torch.where(codes == continuous, self._codes + rows, codes + self._starts[column])
+        kind = self._kind.clone()
+        kind[rows] = (kind[rows] + 1) * (self._codes + len(kind)) + drawn
+        self._kind = torch.unique(kind, return_inverse=True)[1]
 
     def _draw(self, column: int, rows: Tensor, features: Tensor, cut: Restriction | None) -> None:
         network = self.network
@@ -244,4 +272,5 @@ class _Walk:
                 drawn = mixture.sample(which, where, intervals)
                 values = torch.where(codes == continuous, drawn, values)
             self.values[rows, place] = values
+        self._part(column, rows, codes, continuous)
         self.input[rows] = network.show(self.input[rows], column, codes, values)
