@@ -191,11 +191,13 @@ def main() -> None:
     """Run what was asked for, or render the results."""
     options = parse()
     if options.table:
-        from _rendering import render
+        from _rendering import render, render_goals
 
-        text = render(sorted(RESULTS.glob("tabular_*.json")))
-        (RESULTS / "tabular.md").write_text(text, encoding="utf-8")
-        print(text)
+        paths = sorted(RESULTS.glob("tabular_*.json"))
+        for name, draw in {"tabular": render, "tabular_goals": render_goals}.items():
+            text = draw(paths)
+            (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+            print(text)
         return
     benchmark = load(options.data_dir, options.dataset)
     out = options.out or RESULTS / f"tabular_{benchmark.name}.json"

@@ -177,6 +177,44 @@ def test_results_are_kept_replaced_and_rendered(modules, benchmark, tmp_path):
     assert "- CTGAN (SDV): out of memory" in text
 
 
+def test_goals_are_marked_as_reached_or_not(modules, benchmark, tmp_path):
+    rendering, path = modules("_rendering"), tmp_path / "tabular_magic.json"
+    record = {"dataset": "magic", "task": "binclass", "runs": []}
+    for seed, (c2st, auc) in enumerate([(0.84, 0.93), (0.87, 0.94)]):
+        figures = {"c2st_xgb": c2st, "mle_auc": auc, "mle_real_auc": 0.95, "trend_error": 1.0}
+        figures |= {"dcr_all_share": 0.925, "dcr_all_ideal": 0.9}
+        record["runs"].append({"method": "scidiffusion", "seed": seed} | figures)
+    path.write_text(json.dumps(record))
+    line = rendering.render_goals([path]).splitlines()[-1]
+    assert "| 0.855 (≥ 0.85) ✓ |" in line
+    assert "| AUC 0.935 (≥ 0.938) ✗ |" in line
+    assert "| +0.025 ✗ |" in line
+    assert line.endswith("| 2 |")
+
+
+def test_privacy_is_scored_at_every_budget(modules, benchmark, tmp_path, monkeypatch, capsys):
+    """Both fits for real, on few rows; the spent epsilon stays within the budget."""
+    privacy = modules("privacy")
+    larger = dataclasses.replace(benchmark, train=make_rows(3000, 0))
+    monkeypatch.setattr(privacy, "load", lambda *_: larger)
+    out = tmp_path / "privacy_made.json"
+    command = ["privacy.py", "--epsilons", "50", "--steps", "4", "--out", str(out)]
+    skip = ["--skip", "logistic", "coverage", "boosted", "efficacy"]
+    monkeypatch.setattr("sys.argv", command + skip)
+    privacy.main()
+    plain, private = json.loads(out.read_text())["runs"]
+    assert plain["epsilon_spent"] is None
+    assert 0 < private["epsilon_spent"] <= 50
+    assert {"shape_error", "dcr_all_share"} <= plain.keys() & private.keys()
+    record = json.loads(out.read_text())
+    for run in record["runs"]:
+        run["mle_auc"], run["mle_real_auc"] = 0.75, 0.9
+    out.write_text(json.dumps(record))
+    text = privacy.render([out])
+    assert "the judge reaches 0.900" in text
+    assert text.index("| 50 |") < text.index("| no privacy |")
+
+
 def test_imputation_errors_look_at_the_blanked_cells_alone(modules, benchmark):
     imputation = modules("imputation")
     mask = np.zeros(benchmark.test.shape, dtype=bool)
