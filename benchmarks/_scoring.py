@@ -135,14 +135,14 @@ class Judge:
 
     def _learn(self, table: pd.DataFrame) -> dict[str, float]:
         xgboost, target = require_xgboost(), self.benchmark.target
-        exam, truth = self._features(self.test), self.test[target]
+        exam, truth = self.features(self.test), self.test[target]
         if self.benchmark.task == "binclass":
             positive = self.levels[target][-1]
             labels, wanted = table[target] == positive, truth == positive
             if labels.nunique() < 2:
                 return {"auc": 0.5, "f1": 0.0}
             model = xgboost.XGBClassifier(random_state=self.seed, **LEARNER)
-            model.fit(self._features(table), labels.astype(int))
+            model.fit(self.features(table), labels.astype(int))
             scores = model.predict_proba(exam)[:, 1]
             return {
                 "auc": float(roc_auc_score(wanted, scores)),
@@ -150,13 +150,14 @@ class Judge:
             }
         table = table[table[target].notna()]
         model = xgboost.XGBRegressor(random_state=self.seed, **LEARNER)
-        predicted = model.fit(self._features(table), table[target]).predict(exam)
+        predicted = model.fit(self.features(table), table[target]).predict(exam)
         return {
             "r2": float(r2_score(truth, predicted)),
             "rmse": float(np.sqrt(mean_squared_error(truth, predicted))),
         }
 
-    def _features(self, table: pd.DataFrame) -> pd.DataFrame:
+    def features(self, table: pd.DataFrame) -> pd.DataFrame:
+        """What the learner sees of a table: all columns but the target."""
         features = table.drop(columns=self.benchmark.target)
         for name in set(features.columns) & set(self.categorical):
             features[name] = pd.Categorical(features[name], categories=self.levels[name])
