@@ -39,7 +39,8 @@ class MaskedModel(TableModel):
 
     defaults: ClassVar[dict[str, Any]] = {
         "width": 256,
-        "blocks": 4,
+        # In minutes on a CPU, more steps of two blocks reach a lower loss than fewer of four.
+        "blocks": 2,
         "dropout": 0.1,
         "lr": 3e-3,
         "ema_decay": 0.998,

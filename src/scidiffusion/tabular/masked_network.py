@@ -98,7 +98,7 @@ class MaskedTableNetwork(nn.Module):
         layout: MaskedLayout,
         *,
         width: int = 256,
-        blocks: int = 4,
+        blocks: int = 2,
         components: int = 20,
         dropout: float = 0.0,
         log_marginals: Sequence[Tensor] | None = None,
