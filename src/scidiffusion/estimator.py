@@ -183,21 +183,17 @@ def check_count(n: Any, name: str = "n") -> int:
     return int(n)
 
 
-def check_batch_size(batch_size: Any) -> int | None:
-    """Return a batch size as an int, or None.
+def check_positive(value: Any, name: str) -> int | None:
+    """Return a number of rows, steps or the like as an int, or None.
 
     Raises:
         ConfigError: if it is neither None nor an integer >= 1.
     """
-    if batch_size is None:
+    if value is None:
         return None
-    if (
-        isinstance(batch_size, bool)
-        or not isinstance(batch_size, int | np.integer)
-        or batch_size < 1
-    ):
-        raise ConfigError(f"batch_size must be an integer >= 1 or None, got {batch_size!r}")
-    return int(batch_size)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    return int(value)
 
 
 def split_rows(rows: int, validation_fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -97,6 +97,8 @@ class ConstraintSet:
     def __init__(self, constraints: Iterable[Constraint] = ()) -> None:
         if isinstance(constraints, Inequality | FixedCombinations | Formula | Unique):
             constraints = (constraints,)
+        if not isinstance(constraints, Iterable):
+            raise ConfigError(f"constraints must be a list of rules, got {constraints!r:.60}")
         rules = tuple(dict.fromkeys(constraints))
         for rule in rules:
             if not isinstance(rule, Inequality | FixedCombinations | Formula | Unique):

@@ -65,13 +65,9 @@ class DDPMModel(TableModel):
     def check(cls, options: Mapping[str, Any]) -> None:
         """See `TableModel.check`."""
         _rule(options["sampler"])
-        if options["objective"] not in OBJECTIVES:
+        if options["objective"] not in tuple(OBJECTIVES):
             raise ConfigError(
                 f"objective must be one of {', '.join(OBJECTIVES)}; got {options['objective']!r}"
-            )
-        if not 0 <= options["known_share"] < 1:
-            raise ConfigError(
-                f"known_share must lie in [0, 1): a share of rows, got {options['known_share']}"
             )
 
     def prepare(self, table: pd.DataFrame, seed: int) -> dict[str, Tensor]:
