@@ -181,7 +181,7 @@ class Drawer:
         given = self.front.modelled(table, gaps=True)
         known = given.notna().to_numpy()
         rows = self.complete(given, known, seed, request, report=report)
-        return self.front.keep_known(table, self.front.finish(rows, seed))
+        return self.front.keep_known(table, self.front.finish(rows, seed, present=True))
 
     def complete(
         self,

@@ -427,6 +427,10 @@ class TabularDiffusion(GenerativeEstimator):
         return config, tensors, extra
 
     def _restore(self, saved: SavedModel) -> None:
+        if self.privacy is not None:
+            from scidiffusion.training import DPBudget
+
+            self.privacy = DPBudget.from_dict(self.privacy)  # type: ignore[arg-type]
         arrays = {
             name.removeprefix("codec."): value.numpy()
             for name, value in saved.tensors.items()
@@ -445,10 +449,6 @@ class TabularDiffusion(GenerativeEstimator):
         model.denoiser.to(resolve_device(self.device)).eval()
         self._set_fitted(front, model)
         self.constraints = list(front.rules.constraints) or None
-        if self.privacy is not None:
-            from scidiffusion.training import DPBudget
-
-            self.privacy = DPBudget.from_dict(self.privacy)  # type: ignore[arg-type]
         from scidiffusion.tabular.privacy import CopyReport
 
         copies = saved.extra.get("copies.json")

@@ -88,9 +88,10 @@ class TableFront:
                 then count as missing.
 
         Raises:
-            DataError: if the table is none, or lacks a column.
+            DataError: if the table is none, or its columns are not those of training; identifiers
+                may be left out.
         """
-        self._check(table)
+        self._check(table, [name for name in self.schema.names if name not in self.identifiers])
         table, names = table.reset_index(drop=True), self.model_schema.names
         if not gaps or not len(self.rules):
             return self.rules.transform(table)[names]
@@ -124,9 +125,10 @@ class TableFront:
         """Which rows break a constraint other than a unique key.
 
         Raises:
-            DataError: if the table is none, or lacks a column.
+            DataError: if the table is none, or its columns are not those of training; identifiers
+                may be left out.
         """
-        self._check(table)
+        self._check(table, [name for name in self.schema.names if name not in self.identifiers])
         if not len(self.rules):
             return np.zeros(len(table), dtype=bool)
         found = self.rules.check(table)
@@ -137,13 +139,9 @@ class TableFront:
         """Return a table with the columns that it lacks, all missing.
 
         Raises:
-            DataError: if it has an unknown column.
+            DataError: if it has an unknown column, or one twice.
         """
-        if not isinstance(table, pd.DataFrame):
-            raise DataError(f"a table must be a pandas DataFrame, not {type(table).__name__}")
-        for name in table.columns:
-            if name not in self.schema:
-                raise DataError(unknown_column(name, self.schema.names))
+        self._check(table, ())
         return table.reindex(columns=self.schema.names)
 
     def conditions(self, asked: Mapping[str, Any] | None) -> dict[str, Condition]:
@@ -163,12 +161,22 @@ class TableFront:
         """Return `table` with the made-up columns of `other`."""
         return table.assign(**{name: other[name] for name in self.identifiers})
 
-    def finish(self, rows: pd.DataFrame, seed: int, *, start: int = 0) -> pd.DataFrame:
-        """Turn modelled rows, the first of them number `start`, into rows of the user's table."""
+    def finish(
+        self, rows: pd.DataFrame, seed: int, *, start: int = 0, present: bool = False
+    ) -> pd.DataFrame:
+        """Turn modelled rows into rows of the user's table.
+
+        Args:
+            rows: Modelled rows.
+            seed: Seed of the identifiers.
+            start: Number of the first row in the whole sample.
+            present: Make no identifier missing.
+        """
         table = self.rules.inverse(rows)
         columns = {str(name): table[name] for name in table}
         for name, maker in self.identifiers.items():
-            columns[name] = maker.generate(np.arange(start, start + len(rows)), seed=seed)
+            numbers = np.arange(start, start + len(rows))
+            columns[name] = maker.generate(numbers, seed=seed, present=present)
         return pd.DataFrame({name: columns[name] for name in self.schema.names})
 
     def keep_known(self, table: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
@@ -179,6 +187,9 @@ class TableFront:
             )
             for name in self.schema.names
         }
+        for name in self.identifiers:
+            if isinstance(columns[name].dtype, pd.CategoricalDtype):
+                columns[name] = columns[name].cat.remove_unused_categories()
         return pd.DataFrame(columns).set_axis(table.index, axis=0)
 
     def to_json(self) -> dict[str, Any]:
@@ -204,10 +215,10 @@ class TableFront:
         }
         return cls(ConstraintSet.from_json(rules), identifiers)
 
-    def _check(self, table: Any) -> None:
+    def _check(self, table: Any, needed: Sequence[str]) -> None:
         if not isinstance(table, pd.DataFrame):
             raise DataError(f"a table must be a pandas DataFrame, not {type(table).__name__}")
-        for name in self.schema.names:
+        for name in needed:
             if name not in table.columns:
                 raise DataError(f"the table lacks the column {name!r}")
         for name in table.columns:
@@ -215,6 +226,9 @@ class TableFront:
                 raise DataError(
                     f"the table has an unknown column; {unknown_column(name, self.schema.names)}"
                 )
+        if not table.columns.is_unique:
+            twice = table.columns[table.columns.duplicated()][0]
+            raise DataError(f"column {twice!r} occurs more than once; rename or drop one")
 
 
 def _constant(column: ColumnSchema, value: Any, n: int) -> pd.Series:
