@@ -320,6 +320,9 @@ class TabularDiffusion(GenerativeEstimator):
     ) -> Any:
         """Fill missing values with draws from their law given the rest of their row.
 
+        Constraints hold in the completed rows, too (see :mod:`scidiffusion.tabular.reconcile`); a
+        warning counts those in which the known values leave no way.
+
         Args:
             X: Rows of the training table's columns; columns may be left out, and count as missing.
             draws: None returns one completed table; an integer a list of that many, for multiple

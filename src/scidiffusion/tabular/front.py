@@ -25,6 +25,7 @@ from scidiffusion.tabular.conditions import Condition
 from scidiffusion.tabular.constraints import Constraint, ConstraintSet, Unique
 from scidiffusion.tabular.identifiers import IdentifierGenerator
 from scidiffusion.tabular.reading import overlay
+from scidiffusion.tabular.reconcile import reconcile
 from scidiffusion.tabular.schema import ColumnSchema, TableSchema, unknown_column
 
 __all__ = ["TableFront"]
@@ -84,8 +85,8 @@ class TableFront:
         Args:
             table: Rows of the user's columns that break no constraint, except that keys may
                 repeat.
-            gaps: Any value may be missing and any row may break a constraint: its derived columns
-                then count as missing.
+            gaps: Any value may be missing and any row may break a constraint: what stands for the
+                columns of a broken one is then missing.
 
         Raises:
             DataError: if the table is none, or its columns are not those of training; identifiers
@@ -93,14 +94,21 @@ class TableFront:
         """
         self._check(table, [name for name in self.schema.names if name not in self.identifiers])
         table, names = table.reset_index(drop=True), self.model_schema.names
-        if not gaps or not len(self.rules):
-            return self.rules.transform(table)[names]
-        broken = self.violations(table)
-        made = self.rules.transform(table[~broken]).reindex(index=table.index, columns=names)
-        for name in names:
-            if broken.any() and name in table:
-                made[name] = table[name]
-        return made
+        made = self.rules.transform_gaps(table) if gaps else self.rules.transform(table)
+        return made[names]
+
+    def reconciled(
+        self, rows: pd.DataFrame, table: pd.DataFrame, *, last: bool, seed: int
+    ) -> pd.DataFrame:
+        """Modelled rows that agree with what is known of columns that a constraint derives.
+
+        Args:
+            rows: Drawn rows.
+            table: The same rows of the user's table, with gaps.
+            last: Whether this is the last round; see :mod:`scidiffusion.tabular.reconcile`.
+            seed: Seed of choices in the last round.
+        """
+        return reconcile(self.rules, rows, table, last=last, seed=seed) if self.rules else rows
 
     @property
     def has_unique(self) -> bool:
