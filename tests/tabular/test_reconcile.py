@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from scidiffusion import TabularDiffusion
-from scidiffusion.errors import ScidiffusionWarning
+from scidiffusion.errors import ConditionError, ScidiffusionWarning
 from scidiffusion.tabular import FixedCombinations, Formula, Inequality, Unique
 
 ROWS = 300
@@ -107,6 +107,13 @@ def test_other_gaps_hide_nothing_that_is_known(table, model) -> None:
     given = model.front_.modelled(gaps, gaps=True)
     assert given["city & country"].isna().all()
     assert given["end - start"].notna().all()
+
+
+def test_balance_names_what_is_derived(model) -> None:
+    with pytest.raises(ConditionError, match="'city' follows from a constraint"):
+        model.sample(5, balance="city")
+    with pytest.raises(ConditionError, match="balance must be"):
+        model.sample(5, balance=5)
 
 
 def test_missing_parts_of_combinations_are_filled() -> None:

@@ -299,7 +299,10 @@ class TabularDiffusion(GenerativeEstimator):
         self.model_.restrict(cuts)
         seed = self._next_seed(random_state)
         check_possible(self.model_, asked, self.n_rows_, seed)
-        levels = {} if balance is None else spread(front.model_schema, balance, asked, n, seed)
+        levels = {}
+        if balance is not None:
+            front.check_balance(balance)
+            levels = spread(front.model_schema, balance, asked, n, seed)
         request = Request(fixed, cuts, levels, steps, batch_size)
         return self._parts(n, chunk_rows, seed, request)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scidiffusion.errors import DataError, ModelFileError
+from scidiffusion.errors import ConditionError, DataError, ModelFileError
 from scidiffusion.tabular.columns import (
     number_from_value,
     series_from_codes,
@@ -151,6 +151,21 @@ class TableFront:
         """
         self._check(table, ())
         return table.reindex(columns=self.schema.names)
+
+    def check_balance(self, balance: Any) -> None:
+        """Raise ConditionError if rows shall be balanced by a column that is not drawn itself."""
+        names = balance if isinstance(balance, Mapping) else (balance,)
+        for name in filter(lambda name: isinstance(name, str), names):
+            if name in self.identifiers:
+                raise ConditionError(
+                    f"balance: column {name!r} is an identifier, whose values are made up for "
+                    "every row; balance another column"
+                )
+            if name in self.rules.derived:
+                raise ConditionError(
+                    f"balance: column {name!r} follows from a constraint and is not drawn itself; "
+                    f"sample each of its values with conditions={{{name!r}: ...}} instead"
+                )
 
     def conditions(self, asked: Mapping[str, Any] | None) -> dict[str, Condition]:
         """Check conditions on the user's columns and translate them to the modelled ones.
