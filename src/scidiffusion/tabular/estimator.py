@@ -303,6 +303,9 @@ class TabularDiffusion(GenerativeEstimator):
         if balance is not None:
             front.check_balance(balance)
             levels = spread(front.model_schema, balance, asked, n, seed)
+            for name, values in levels.items():
+                for level in values.unique():
+                    front.zeros.check({**asked, name: Equal(level)})
         request = Request(fixed, cuts, levels, steps, batch_size)
         return self._parts(n, chunk_rows, seed, request)
 

@@ -27,6 +27,7 @@ from scidiffusion.tabular.identifiers import IdentifierGenerator
 from scidiffusion.tabular.reading import overlay
 from scidiffusion.tabular.reconcile import reconcile
 from scidiffusion.tabular.schema import ColumnSchema, TableSchema, unknown_column
+from scidiffusion.tabular.zeros import Zeros
 
 __all__ = ["TableFront"]
 
@@ -37,6 +38,7 @@ class TableFront:
     Args:
         rules: The fitted constraints.
         identifiers: Makers of the columns that are made up.
+        zeros: Values of modelled columns that never occur together.
 
     Attributes:
         schema: The user's table.
@@ -44,11 +46,15 @@ class TableFront:
     """
 
     def __init__(
-        self, rules: ConstraintSet, identifiers: Mapping[str, IdentifierGenerator]
+        self,
+        rules: ConstraintSet,
+        identifiers: Mapping[str, IdentifierGenerator],
+        zeros: Zeros | None = None,
     ) -> None:
         self.rules, self.identifiers = rules, dict(identifiers)
         self.schema = rules.schema_
         self.model_schema = rules.modelled_schema_.modelled
+        self.zeros = zeros or Zeros(self.model_schema, {}, {})
 
     @classmethod
     def fit(
@@ -76,8 +82,9 @@ class TableFront:
             column.name: IdentifierGenerator.fit(table[column.name], column, seed=seed)
             for column in rules.schema_.identifiers
         }
-        front = cls(rules, makers)
-        return front, rules.forward(table.reset_index(drop=True))[front.model_schema.names]
+        schema = rules.modelled_schema_.modelled
+        modelled = rules.forward(table.reset_index(drop=True))[schema.names]
+        return cls(rules, makers, Zeros.fit(modelled, schema)), modelled
 
     def modelled(self, table: pd.DataFrame, *, gaps: bool = False) -> pd.DataFrame:
         """Return the modelled columns of a table.
@@ -173,7 +180,9 @@ class TableFront:
         Raises:
             ConditionError: if one is impossible, or contradicts another or a constraint.
         """
-        return self.rules.conditions(asked)
+        given = self.rules.conditions(asked)
+        self.zeros.check(given)
+        return given
 
     def given(self, fixed: Mapping[str, Any], n: int) -> pd.DataFrame:
         """Return n rows of modelled columns that have one canonical value each."""
@@ -218,7 +227,11 @@ class TableFront:
     def to_json(self) -> dict[str, Any]:
         """The front as a JSON object."""
         makers = {name: maker.to_json() for name, maker in self.identifiers.items()}
-        return {"constraints": self.rules.to_json(), "identifiers": makers}
+        return {
+            "constraints": self.rules.to_json(),
+            "identifiers": makers,
+            "zeros": self.zeros.to_json(),
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -236,7 +249,9 @@ class TableFront:
         identifiers = {
             name: IdentifierGenerator.from_json(maker) for name, maker in makers.items()
         }
-        return cls(ConstraintSet.from_json(rules), identifiers)
+        fitted = ConstraintSet.from_json(rules)
+        zeros = Zeros.from_json(record.get("zeros"), fitted.modelled_schema_.modelled)
+        return cls(fitted, identifiers, zeros)
 
     def _check(self, table: Any, needed: Sequence[str]) -> None:
         if not isinstance(table, pd.DataFrame):
