@@ -221,27 +221,6 @@ class ConstraintSet:
             index=table.index,
         )
 
-    def transform_gaps(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The modelled columns of rows with gaps, or that break constraints.
-
-        Args:
-            table: Rows of the user's table.
-
-        Returns:
-            All of them; what stands for the columns of a broken constraint, or for a combination
-            of which a part is missing, is missing.
-        """
-        made, found = self.transform(table), self.check(table)
-        for step in self._steps:
-            names = set(step.outputs)
-            rules = [r for r in self.constraints if not isinstance(r, Unique)]
-            broken = found[[str(r) for r in rules if names & set(r.names)]].any(axis=1)
-            if isinstance(step, CombinationStep):
-                broken |= table[list(step.outputs)].isna().any(axis=1)
-            for column in step.modelled:
-                made[column.name] = made[column.name].mask(broken)
-        return made
-
     def inverse(self, modelled: pd.DataFrame) -> pd.DataFrame:
         """The user's table.
 

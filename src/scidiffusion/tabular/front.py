@@ -25,7 +25,7 @@ from scidiffusion.tabular.conditions import Condition
 from scidiffusion.tabular.constraints import Constraint, ConstraintSet, Unique
 from scidiffusion.tabular.identifiers import IdentifierGenerator
 from scidiffusion.tabular.reading import overlay
-from scidiffusion.tabular.reconcile import reconcile
+from scidiffusion.tabular.reconcile import modelled_gaps, reconcile
 from scidiffusion.tabular.schema import ColumnSchema, TableSchema, unknown_column
 from scidiffusion.tabular.zeros import Zeros
 
@@ -101,7 +101,7 @@ class TableFront:
         """
         self._check(table, [name for name in self.schema.names if name not in self.identifiers])
         table, names = table.reset_index(drop=True), self.model_schema.names
-        made = self.rules.transform_gaps(table) if gaps else self.rules.transform(table)
+        made = modelled_gaps(self.rules, table) if gaps else self.rules.transform(table)
         return made[names]
 
     def reconciled(

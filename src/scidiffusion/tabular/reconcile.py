@@ -1,4 +1,4 @@
-r"""Known values of a column that others stand for, carried back to what was drawn of these.
+r"""Rows with gaps beside constraints: known values of a derived column, carried back to its parts.
 
 A total is not drawn but computed from its parts, and the end of a stay from its start and its
 length. Where the total or the end is known and a part or the start is not, the draw does not know
@@ -12,7 +12,9 @@ of it, and the rule would break. So that it holds:
 - of fixed combinations of which parts are known, those drawn that do not fit are drawn again,
   which is exact, and in the last round become any combination seen that does.
 
-What does not come right is left as it was drawn: whoever calls checks all rules again.
+The first two keep the rules, and the laws of gaps and parts, but weigh no draw by how well it goes
+with what is known: an approximation where parts depend on the total. What does not come right is
+left as it was drawn: whoever calls checks all rules again.
 """
 
 from __future__ import annotations
@@ -32,11 +34,37 @@ from scidiffusion.tabular.formulas import numbers_of
 from scidiffusion.tabular.gaps import GapStep
 from scidiffusion.tabular.ranges import ends
 from scidiffusion.tabular.reading import overlay
+from scidiffusion.tabular.rules import Unique
 from scidiffusion.tabular.schema import ColumnKind, ColumnSchema
 
-__all__ = ["reconcile"]
+__all__ = ["modelled_gaps", "reconcile"]
 
 _NO_FLOOR = -(2**62)
+
+
+def modelled_gaps(rules: ConstraintSet, table: pd.DataFrame) -> pd.DataFrame:
+    """The modelled columns of rows with gaps, or that break constraints.
+
+    Args:
+        rules: The fitted constraints.
+        table: Rows of the user's table.
+
+    Returns:
+        All of them; what stands for the columns of a broken constraint, or for a combination of
+        which a part is missing, is missing.
+    """
+    made, found = rules.transform(table), rules.check(table)
+    for step in rules.steps:
+        names = set(step.outputs)
+        about = [
+            r for r in rules.constraints if names & set(r.names) and not isinstance(r, Unique)
+        ]
+        broken = found[[str(rule) for rule in about]].any(axis=1)
+        if isinstance(step, CombinationStep):
+            broken |= table[list(step.outputs)].isna().any(axis=1)
+        for column in step.modelled:
+            made[column.name] = made[column.name].mask(broken)
+    return made
 
 
 def reconcile(
