@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from scidiffusion import TabularDiffusion
-from scidiffusion.errors import ConditionError, ConfigError
+from scidiffusion.errors import ConditionError, ConfigError, ModelFileError
+from scidiffusion.estimator import _json_params
 from scidiffusion.training import DPBudget
 
 
@@ -75,3 +79,30 @@ def test_arguments_of_calls(table, model, value) -> None:
 def test_a_weight_that_is_no_number(model) -> None:
     with pytest.raises(ConditionError, match="must be numbers"):
         model.sample(5, balance={"arm": {"a": "much"}})
+
+
+@pytest.mark.parametrize(
+    "public",
+    [
+        {"day": (pd.Timestamp("2019-01-01"), np.datetime64("2024-01-01"))},
+        {"day": (datetime.date(2019, 1, 1), "2024"), "x": (np.float32(0), range(9)[-1])},
+        {"arm": {"a"}, "wait": (pd.Timedelta("1h"), datetime.timedelta(days=2))},
+        {"arm": pd.Index(["a", "b"]), "x": np.array([0, 9])},
+    ],
+)
+def test_what_is_public_is_saved_as_text_that_says_the_same(public) -> None:
+    """A private fit must not turn out impossible to save when its budget is spent."""
+    saved = json.loads(json.dumps(_json_params({"public": public})))["public"]
+    for name, ends in public.items():
+        kind = {"day": pd.Timestamp, "wait": pd.Timedelta}.get(name, lambda value: value)
+        assert [kind(end) for end in saved[name]] == [kind(end) for end in ends]
+
+
+def test_parts_of_a_model_that_do_not_fit(model, tmp_path) -> None:
+    path = model.save(tmp_path / "model")
+    whole = json.loads((path / "config.json").read_text())
+    for changes in ({"width": 32}, {"colour": "red"}):
+        params = {**whole["params"], "params": {**whole["params"]["params"], **changes}}
+        (path / "config.json").write_text(json.dumps({**whole, "params": params}))
+        with pytest.raises(ModelFileError, match="do not fit together"):
+            TabularDiffusion.load(path)
