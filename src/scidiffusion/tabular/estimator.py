@@ -292,8 +292,8 @@ class TabularDiffusion(GenerativeEstimator):
             check_positive(chunk_rows, "chunk_rows"),
         )
         front = self.front_
-        front.check_count(n)
         asked = front.conditions(conditions)
+        front.check_count(n, asked)
         fixed = {name: c.value for name, c in asked.items() if isinstance(c, Equal)}
         cuts = {name: c for name, c in asked.items() if not isinstance(c, Equal)}
         self.model_.restrict(cuts)

@@ -132,9 +132,9 @@ class TableFront:
         """Which rows have a key that an earlier row has."""
         return self.rules.duplicates(table)
 
-    def check_count(self, n: int) -> None:
-        """Raise ConfigError if there are fewer unique keys than rows."""
-        self.rules.check_count(n)
+    def check_count(self, n: int, given: Mapping[str, Condition]) -> None:
+        """Raise ConfigError if there are fewer unique keys under conditions than rows."""
+        self.rules.check_count(n, given)
 
     def violations(self, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Which rows break a constraint other than a unique key.
