@@ -10,7 +10,7 @@ import pytest
 
 from scidiffusion import TabularDiffusion
 from scidiffusion.errors import ConditionError, ScidiffusionWarning
-from scidiffusion.tabular import FixedCombinations, Formula, Inequality, Unique
+from scidiffusion.tabular import FixedCombinations, Formula, Inequality, Unique, drawing
 
 ROWS = 300
 
@@ -95,6 +95,12 @@ def test_a_part_of_a_combination(table, model, column) -> None:
     filled = fill(model, table, [column])
     seen = set(zip(table["city"], table["country"], strict=True))
     assert set(zip(filled["city"], filled["country"], strict=True)) <= seen
+
+
+def test_the_only_fitting_combination_needs_no_second_draw(table, model, monkeypatch) -> None:
+    monkeypatch.setattr(drawing, "REPAIRS", 0)
+    filled = fill(model, table, ["country"])
+    pd.testing.assert_series_equal(filled["country"], table["country"])
 
 
 def test_a_drawn_key_is_no_other_rows(table, model) -> None:

@@ -9,8 +9,8 @@ of it, and the rule would break. So that it holds:
 - of a formula, the unknown part that varies most takes what is left over. It is computed as if the
   formula were linear in it, which most are, and stays within its observed range as long as other
   parts are unknown, too;
-- of fixed combinations of which parts are known, those drawn that do not fit are drawn again,
-  which is exact, and in the last round become any combination seen that does.
+- of fixed combinations of which parts are known, those drawn that do not fit become the only one
+  seen that does, or are drawn again, which is exact, and in the last round become any that does.
 
 The first two keep the rules, and the laws of gaps and parts, but weigh no draw by how well it goes
 with what is known: an approximation where parts depend on the total. What does not come right is
@@ -40,6 +40,7 @@ from scidiffusion.tabular.schema import ColumnKind, ColumnSchema
 __all__ = ["modelled_gaps", "reconcile"]
 
 _NO_FLOOR = -(2**62)
+_ANY = -3
 
 
 def modelled_gaps(rules: ConstraintSet, table: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +77,7 @@ def reconcile(
         rules: The fitted constraints.
         modelled: Drawn rows, in which what is known of modelled columns is in place.
         table: The same rows of the user's table, missing where nothing is known.
-        last: The last round: choose a combination for those that do not fit.
+        last: The last round: choose a combination where several would fit.
         seed: Seed of this choice.
 
     Returns:
@@ -102,8 +103,9 @@ def reconcile(
         elif isinstance(step, FormulaStep):
             columns = {name: rules.schema_[name] for name in step.inputs}
             _solve(step, columns, target)
-        elif isinstance(step, CombinationStep) and step.modelled and last:
-            codes = _choose(step, target, np.random.default_rng([seed, 0x63]))
+        elif isinstance(step, CombinationStep) and step.modelled:
+            rng = np.random.default_rng([seed, 0x63]) if last else None
+            codes = _choose(step, target, rng)
             changed[step.name] = pd.Series(codes, index=modelled.index).where(
                 codes >= 0, modelled[step.name]
             )
@@ -195,16 +197,28 @@ def _written(values: NDArray[np.float64], column: ColumnSchema) -> tuple[pd.Seri
     ), fits
 
 
-def _choose(step: CombinationStep, target: _Target, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A combination with the known parts for rows that have none, -1 for the other rows."""
+def _choose(
+    step: CombinationStep, target: _Target, rng: np.random.Generator | None
+) -> NDArray[np.int64]:
+    """A combination with the known parts for rows that have none, -1 for the other rows.
+
+    Without a generator only where a single one fits.
+    """
     table = pd.DataFrame(target.values)
     codes = np.full(len(table), -1)
     known = np.stack([target.known[name] for name in step.outputs], axis=1)
     whole = (step.places >= 0).all(1)
     wrong = known.any(1) & ((step.codes(table) < 0) | table[list(step.outputs)].isna().any(axis=1))
-    places = step.places_of(table)
-    for row in np.flatnonzero(wrong):
-        fits = (step.places == places[row])[:, known[row]].all(1) & whole
-        if fits.any():
-            codes[row] = rng.choice(np.flatnonzero(fits))
+    # Rows in which the same is known have the same choice.
+    parts = np.where(known, step.places_of(table), _ANY)[wrong]
+    kinds, kind_of = np.unique(parts, axis=0, return_inverse=True)
+    chosen = codes[wrong]
+    for kind, wanted in enumerate(kinds):
+        fits = np.flatnonzero(((step.places == wanted) | (wanted == _ANY)).all(1) & whole)
+        rows = np.flatnonzero(kind_of.ravel() == kind)
+        if len(fits) == 1:
+            chosen[rows] = fits[0]
+        elif len(fits) and rng is not None:
+            chosen[rows] = rng.choice(fits, len(rows))
+    codes[wrong] = chosen
     return codes
