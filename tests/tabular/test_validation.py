@@ -236,3 +236,12 @@ def test_all_columns_without_information_are_named_at_once() -> None:
         validate_table(wide)
     assert list(wide.loc[:, wide.nunique(dropna=False) > 1]) == list(good_table())
     assert len(str(caught.value)) < 400
+
+
+def test_dates_taken_for_names_are_told_how_to_be_dates() -> None:
+    days = pd.date_range("2020-01-01", periods=N).strftime("%d/%m/%Y")
+    with pytest.warns(ScidiffusionWarning, match=r"override its kind: \{'born': 'datetime'\}"):
+        validate_table(good_table(born=days))
+    assert validate_table(good_table(born=days), {"born": "datetime"})["born"].kind == "datetime"
+    with pytest.warns(ScidiffusionWarning, match=r"\{'name': 'categorical'\}"):
+        validate_table(good_table(name=[f"n{k}" for k in range(N)]))

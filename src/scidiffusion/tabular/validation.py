@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
+from scidiffusion.errors import ConfigError, DataError, SchemaError, ScidiffusionWarning
 from scidiffusion.tabular.identifiers import identifier_reason
 from scidiffusion.tabular.inference import check_overrides, infer_column
 from scidiffusion.tabular.schema import (
@@ -72,7 +72,7 @@ def validate_table(
             continue
         reason = None if name in kinds else identifier_reason(series, schema, distinct)
         if reason is not None:
-            found[name] = schema.kind, reason
+            found[name] = _meant(series, schema), reason
             schema = infer_column(series, ColumnKind.IDENTIFIER)
         schemas.append(schema)
     _check_informative(empty, constant)
@@ -84,6 +84,16 @@ def validate_table(
     if found:
         _warn_identifiers(found)
     return TableSchema(tuple(schemas))
+
+
+def _meant(series: pd.Series, schema: ColumnSchema) -> ColumnKind:
+    """The kind to learn a column as that is taken for an identifier: text may be dates."""
+    if schema.kind is not ColumnKind.CATEGORICAL:
+        return schema.kind
+    try:
+        return infer_column(series.dropna().head(100), ColumnKind.DATETIME).kind
+    except SchemaError:
+        return schema.kind
 
 
 def _check_informative(empty: list[str], constant: Mapping[str, object]) -> None:
