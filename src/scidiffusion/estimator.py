@@ -13,6 +13,7 @@ cut): together with noise keyed by (seed, row, step) the same seed gives bit-equ
 
 from __future__ import annotations
 
+import datetime
 import secrets
 import threading
 from abc import ABC, abstractmethod
@@ -27,7 +28,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from scidiffusion.core.process import State, map_state
-from scidiffusion.errors import ConfigError, InputError
+from scidiffusion.errors import ConfigError, InputError, ModelFileError, ScidiffusionError
 from scidiffusion.persistence import SavedModel, load_model, save_model
 
 SEED_BITS = 63
@@ -94,11 +95,19 @@ class GenerativeEstimator(BaseEstimator, ABC):
                 another estimator.
         """
         saved = load_model(path, estimator=cls.__name__)
-        params = dict(saved.config["params"])
-        if "device" in params:
-            params["device"] = device
-        estimator = cls(**params)
-        estimator._restore(saved)
+        try:
+            params = dict(saved.config["params"])
+            if "device" in params:
+                params["device"] = device
+            estimator = cls(**params)
+            estimator._restore(saved)
+        except ScidiffusionError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ModelFileError(
+                f"the parts of the model at {path} do not fit together ({error!r:.200}); restore "
+                "it from a copy, or fit and save it again"
+            ) from error
         return estimator
 
     def _saved_params(self) -> dict[str, Any]:
@@ -183,21 +192,17 @@ def check_count(n: Any, name: str = "n") -> int:
     return int(n)
 
 
-def check_batch_size(batch_size: Any) -> int | None:
-    """Return a batch size as an int, or None.
+def check_positive(value: Any, name: str) -> int | None:
+    """Return a number of rows, steps or the like as an int, or None.
 
     Raises:
         ConfigError: if it is neither None nor an integer >= 1.
     """
-    if batch_size is None:
+    if value is None:
         return None
-    if (
-        isinstance(batch_size, bool)
-        or not isinstance(batch_size, int | np.integer)
-        or batch_size < 1
-    ):
-        raise ConfigError(f"batch_size must be an integer >= 1 or None, got {batch_size!r}")
-    return int(batch_size)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    return int(value)
 
 
 def split_rows(rows: int, validation_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -242,17 +247,24 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def _json_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Constructor arguments as JSON: numpy scalars become numbers, random generators None."""
+    """Constructor arguments as JSON.
+
+    Numpy scalars become numbers, collections lists, times text, and random generators None.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, np.generic):
-            return value.item()
+            return plain(value.item())
         if isinstance(value, np.random.RandomState | np.random.Generator):
             return None
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple | range | set | frozenset):
             return [plain(item) for item in value]
+        if isinstance(value, datetime.date | datetime.timedelta):
+            return str(value)
+        if hasattr(value, "tolist"):
+            return plain(value.tolist())
         return value
 
     return {name: plain(value) for name, value in params.items()}

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from scidiffusion.cli.common import read_table, write_chunks
 from scidiffusion.cli.main import app
+from scidiffusion.errors import ConfigError, DataError
 
 run = CliRunner().invoke
 
@@ -23,6 +24,7 @@ INTERRUPTIBLE = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from scidiffusion.cli.main import app
+
 app()
 """
 
@@ -187,3 +189,24 @@ def test_parts_of_a_table_make_one_parquet_file(tmp_path) -> None:
     assert write_chunks([table[:4], table[4:]], path) == 10
     pd.testing.assert_frame_equal(pd.read_parquet(path), table)
     assert len(read_table(path, rows=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a;b\n" + "1;2\n" * 12, "instead of ';'"),
+        ("a\tb\n" + "1\t2\n" * 12, r"instead of '\\t'"),
+        ("a,b\n" + "1,2,3\n" * 12, "more values than the header has names"),
+    ],
+)
+def test_files_that_are_no_tables(tmp_path, text, message) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    for rows in (None, 5):
+        with pytest.raises(DataError, match=message):
+            read_table(path, rows=rows)
+
+
+def test_a_part_has_a_number_of_rows(iris_csv) -> None:
+    with pytest.raises(ConfigError, match="rows must not be negative"):
+        read_table(Path(iris_csv), rows=-5)

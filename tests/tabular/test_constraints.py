@@ -531,7 +531,18 @@ def test_more_rows_than_keys_are_refused():
     rules.check_count(15)
     with pytest.raises(ConfigError, match=r"16 rows .*: there are 15; sample fewer"):
         rules.check_count(16)
-    fitted(table, Unique(["a", "c"])).check_count(3 * 60)
+    decimals = fitted(table, Unique(["a", "c"]))
+    decimals.check_count(3 * 60)
+    for asked, most in (
+        ({"a": "x"}, 60),
+        ({"a": ["x", "y"], "c": 1.5}, 2),
+        ({"c": slice(0.5, 1.0)}, 3 * 6),
+        ({"c": [0.5, 1.0, 2.0]}, 3 * 3),
+    ):
+        given = decimals.conditions(asked)
+        decimals.check_count(most, given)
+        with pytest.raises(ConfigError, match=f"there are {most} under these conditions"):
+            decimals.check_count(most + 1, given)
 
 
 # -------------------------------------------------------------- contradictions

@@ -188,6 +188,7 @@ def test_ddpm_imputes_and_refuses_ranges() -> None:
         {"x": rng.normal(size=300).round(2), "label": rng.choice(["a", "b"], 300)}
     )
     table.loc[::7, "x"] = np.nan
+    table.loc[::3, "label"] = None
     model = TabularDiffusion(**QUICK, method="ddpm", max_steps=20, sample_steps=5).fit(table)
     filled = model.impute(table, random_state=0)
     assert not filled.isna().any().any()

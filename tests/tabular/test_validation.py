@@ -221,3 +221,27 @@ def test_counts(n):
 def test_bad_counts(n):
     with pytest.raises(ConfigError, match="rows must"):
         validate_count(n, "rows")
+
+
+def test_all_columns_without_information_are_named_at_once() -> None:
+    table = good_table(size=3.0, sort="x", none=None)
+    with pytest.raises(DataError, match=r"'none' has only missing values; drop them: .*'size'"):
+        validate_table(table)
+    with pytest.raises(
+        DataError, match=r"'size', 'sort' are constant \(3.0 in 'size'\); drop them"
+    ):
+        validate_table(table.drop(columns="none"))
+    wide = good_table(**{f"c{k}": k for k in range(30)})
+    with pytest.raises(DataError, match=r"and 20 more are constant .*df.loc") as caught:
+        validate_table(wide)
+    assert list(wide.loc[:, wide.nunique(dropna=False) > 1]) == list(good_table())
+    assert len(str(caught.value)) < 400
+
+
+def test_dates_taken_for_names_are_told_how_to_be_dates() -> None:
+    days = pd.date_range("2020-01-01", periods=N).strftime("%d/%m/%Y")
+    with pytest.warns(ScidiffusionWarning, match=r"override its kind: \{'born': 'datetime'\}"):
+        validate_table(good_table(born=days))
+    assert validate_table(good_table(born=days), {"born": "datetime"})["born"].kind == "datetime"
+    with pytest.warns(ScidiffusionWarning, match=r"\{'name': 'categorical'\}"):
+        validate_table(good_table(name=[f"n{k}" for k in range(N)]))

@@ -82,6 +82,9 @@ def test_the_noise_asked_for_uses_the_budget_up(epsilon, rate, steps):
 def test_an_impossible_budget_is_refused():
     with pytest.raises(ConfigError, match="no amount of noise"):
         noise_multiplier_for(1e-9, 1e-300, 1.0, 10)
+    # A delta so large that next to no noise is needed.
+    assert 0 <= epsilon_spent(noise_multiplier_for(0.75, 0.6, 0.1, 5), 0.1, 5, 0.6) <= 0.75
+    assert 0 <= epsilon_spent(noise_multiplier_for(0.75, 0.9, 0.1, 5), 0.1, 5, 0.9) <= 0.75
 
 
 # ---------------------------------------------------------------------------- the option

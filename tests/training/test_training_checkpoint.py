@@ -233,6 +233,28 @@ def test_ctrl_c_leaves_a_checkpoint_and_is_a_keyboard_interrupt(tmp_path):
     assert histories_agree(result, whole)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM")
+def test_sigterm_leaves_a_checkpoint_and_is_no_success(tmp_path, monkeypatch):
+    plain = DiffusionModule.training_step
+
+    def step(self, batch, batch_idx=0):
+        if self.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModule, "training_step", step)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path)
+    monkeypatch.undo()
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    _, numbers = load_checkpoint(tmp_path / FILE_NAME)
+    assert numbers["step"] == 8
+    final, _ = run(tmp_path, resume=True)
+    assert torch.equal(final, run()[0])
+
+
 # -- checkpoints that do not fit -----------------------------------------------------------------
 
 

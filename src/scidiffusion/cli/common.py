@@ -54,8 +54,11 @@ def read_table(path: Path, *, rows: int | None = None, seed: int = 0) -> pd.Data
     """
     import pandas as pd
 
+    from scidiffusion.tabular.validation import validate_count
+
     if not path.is_file():
         raise DataError(f"no table at {path}: the file does not exist")
+    rows = None if rows is None else validate_count(rows, "rows")
     try:
         if rows is not None:
             table = _random_rows(_chunks(path), rows, seed)
@@ -65,9 +68,29 @@ def read_table(path: Path, *, rows: int | None = None, seed: int = 0) -> pd.Data
         if path.suffix == ".parquet":
             require("pyarrow", "parquet")
             return pd.read_parquet(path)
-        return pd.read_csv(path, low_memory=False)
+        return _checked(pd.read_csv(path, low_memory=False), path)
+    except DataError:
+        raise
     except (ValueError, UnicodeDecodeError, OSError) as error:
         raise DataError(f"cannot read {path} as a table: {error}") from error
+
+
+def _checked(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table, unless its file is no comma-separated one with one name a column."""
+    import pandas as pd
+
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(
+            f"cannot read {path} as a table: its rows have more values than the header has names"
+        )
+    name = str(table.columns[0])
+    found = [sign for sign in (";", "\t", "|") if sign in name]
+    if table.shape[1] == 1 and found:
+        raise DataError(
+            f"cannot read {path} as a table: it has one column, {name!r:.60}; write it with "
+            f"commas instead of {found[0]!r}"
+        )
+    return table
 
 
 def _chunks(path: Path) -> Iterator[pd.DataFrame]:
@@ -79,7 +102,9 @@ def _chunks(path: Path) -> Iterator[pd.DataFrame]:
             yield batch.to_pandas()
     else:
         # One dtype a column, whatever a chunk happens to hold: text, made numbers at the end.
-        yield from pd.read_csv(path, chunksize=CHUNK_ROWS, dtype=str, keep_default_na=False)
+        with pd.read_csv(path, chunksize=CHUNK_ROWS, dtype=str, keep_default_na=False) as chunks:
+            for chunk in chunks:
+                yield _checked(chunk, path)
 
 
 def _random_rows(chunks: Iterable[pd.DataFrame], rows: int, seed: int) -> pd.DataFrame:

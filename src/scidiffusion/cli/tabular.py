@@ -104,7 +104,7 @@ def fit(
     checkpoint = model.with_name(model.name + ".checkpoint")
     try:
         estimator.fit(table, checkpoint_dir=checkpoint, resume=resume)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         typer.secho(
             f"Stopped. The same command with --resume goes on from {checkpoint}.", err=True
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scidiffusion.errors import ConditionError
 from scidiffusion.tabular import conditions
 from scidiffusion.tabular.computed import FormulaStep
-from scidiffusion.tabular.conditions import Condition
+from scidiffusion.tabular.conditions import Condition, Equal
 from scidiffusion.tabular.rulers import Ruler
 from scidiffusion.tabular.rules import Formula, Inequality, Unique
 from scidiffusion.tabular.schema import ColumnSchema
@@ -74,21 +74,29 @@ def repeated(table: pd.DataFrame, rule: Unique) -> NDArray[np.bool_]:
     return key.duplicated(keep="first").to_numpy() & whole
 
 
-def number_of_values(column: ColumnSchema) -> float:
+def number_of_values(column: ColumnSchema, condition: Condition | None = None) -> float:
     """How many values a column can have, infinity if they cannot be counted.
 
     Args:
         column: Its schema.
+        condition: A canonical condition on it.
     """
     if column.kind.is_discrete:
-        return len(column.categories)
+        if condition is None:
+            return len(column.categories)
+        return len(conditions.codes(column, condition))
     if not column.kind.is_modelled or column.minimum is None or column.maximum is None:
         return math.inf
-    if column.integer or column.unit is not None:
-        return int(column.maximum - column.minimum) + 1
-    if column.decimals is None:
+    if isinstance(condition, Equal):
+        return 1
+    if not column.integer and column.unit is None and column.decimals is None:
         return math.inf
-    return round((column.maximum - column.minimum) * 10.0**column.decimals) + 1
+    # Dates and durations are counted in their unit.
+    scale = 1.0 if column.integer or column.unit is not None else 10.0 ** (column.decimals or 0)
+    spans = np.array([[column.minimum, column.maximum]], dtype=object)
+    if condition is not None:
+        spans = conditions.intervals(column, condition)
+    return sum(round((high - low) * scale) + 1 for low, high in spans)
 
 
 def check_order(

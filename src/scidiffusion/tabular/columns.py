@@ -130,8 +130,11 @@ def ticks_from_series(present: pd.Series, column: ColumnSchema) -> NDArray[np.in
     base = getattr(present.dtype, "base", present.dtype)
     zone = getattr(present.dtype, "tz", None)
     if base.kind != letter or (zone is None) != (column.timezone is None):
+        zoned = ", utc=True" if column.timezone else ""
+        convert = "to_timedelta(...)" if letter == "m" else f"to_datetime(...{zoned})"
         raise DataError(
-            f"column {column.name!r} has the dtype {present.dtype}, the schema has {column.dtype}"
+            f"column {column.name!r} has the dtype {present.dtype}, and {column.dtype} in "
+            f"training; convert it, e.g. with pd.{convert}"
         )
     if zone is not None:
         present = present.dt.tz_convert(column.timezone if column.wall_time else "UTC")

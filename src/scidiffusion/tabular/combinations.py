@@ -116,6 +116,18 @@ class CombinationStep(Step):
         Args:
             table: Rows of the user's table.
         """
+        keys = _keys(np.concatenate([self.places, self.places_of(table)]))
+        seen, mine = keys[: len(self.places)], keys[len(self.places) :]
+        order = np.argsort(seen)
+        index = np.minimum(np.searchsorted(seen[order], mine), len(seen) - 1)
+        return np.where(seen[order][index] == mine, order[index], -1)
+
+    def places_of(self, table: pd.DataFrame) -> NDArray[np.int64]:
+        """The rows in the form of `places`, -2 where a value was never seen.
+
+        Args:
+            table: Rows of the user's table.
+        """
         places = []
         for column, numbers in zip(self.columns, self.numbers, strict=True):
             series = table[column.name]
@@ -126,12 +138,7 @@ class CombinationStep(Step):
             found = look_up(series.astype(object), column)
             unseen = (found < 0) & series.notna().to_numpy()
             places.append(np.where(unseen, _UNSEEN, found))
-        rows = np.stack(places, axis=1)
-        keys = _keys(np.concatenate([self.places, rows]))
-        seen, mine = keys[: len(self.places)], keys[len(self.places) :]
-        order = np.argsort(seen)
-        index = np.minimum(np.searchsorted(seen[order], mine), len(seen) - 1)
-        return np.where(seen[order][index] == mine, order[index], -1)
+        return np.stack(places, axis=1)
 
     def forward(self, table: pd.DataFrame) -> dict[str, pd.Series]:
         """The column of combinations.

@@ -97,6 +97,8 @@ class ConstraintSet:
     def __init__(self, constraints: Iterable[Constraint] = ()) -> None:
         if isinstance(constraints, Inequality | FixedCombinations | Formula | Unique):
             constraints = (constraints,)
+        if not isinstance(constraints, Iterable):
+            raise ConfigError(f"constraints must be a list of rules, got {constraints!r:.60}")
         rules = tuple(dict.fromkeys(constraints))
         for rule in rules:
             if not isinstance(rule, Inequality | FixedCombinations | Formula | Unique):
@@ -119,6 +121,11 @@ class ConstraintSet:
     def derived(self) -> frozenset[str]:
         """The columns of the user's table that the modelled table does not have."""
         return frozenset(name for step in self._steps for name in step.outputs)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """How columns are changed, in the order of `inverse`."""
+        return self._steps
 
     # ------------------------------------------------------------------ fitting
 
@@ -299,11 +306,12 @@ class ConstraintSet:
                 bad[rows] = checks.repeated(table.iloc[rows], rule)
         return bad
 
-    def check_count(self, n: int) -> None:
+    def check_count(self, n: int, given: Mapping[str, Condition] | None = None) -> None:
         """Check that so many rows can have unique keys.
 
         Args:
             n: Number of rows to sample.
+            given: Modelled column -> canonical condition.
 
         Raises:
             ConfigError: If there are fewer keys than rows.
@@ -313,13 +321,17 @@ class ConstraintSet:
             if not isinstance(rule, Unique):
                 continue
             columns = [self.schema_[name] for name in rule.columns]
-            if any(column.missing for column in columns):
+            asked = [(given or {}).get(name) for name in rule.columns]
+            # A key with a missing part is nobody's.
+            lost = [one is None or conditions.allows_missing(one) for one in asked]
+            if any(column.missing and gone for column, gone in zip(columns, lost, strict=True)):
                 continue
-            keys = math.prod(checks.number_of_values(column) for column in columns)
+            keys = math.prod(map(checks.number_of_values, columns, asked))
             if keys < n:
                 raise ConfigError(
                     f"{n} rows cannot have different values of {', '.join(rule.columns)}: there "
-                    f"are {int(keys)}; sample fewer, or drop the Unique"
+                    f"are {int(keys)}{' under these conditions' if any(asked) else ''}; sample "
+                    "fewer, or drop the Unique"
                 )
 
     # --------------------------------------------------------------- conditions

@@ -65,13 +65,9 @@ class DDPMModel(TableModel):
     def check(cls, options: Mapping[str, Any]) -> None:
         """See `TableModel.check`."""
         _rule(options["sampler"])
-        if options["objective"] not in OBJECTIVES:
+        if options["objective"] not in tuple(OBJECTIVES):
             raise ConfigError(
                 f"objective must be one of {', '.join(OBJECTIVES)}; got {options['objective']!r}"
-            )
-        if not 0 <= options["known_share"] < 1:
-            raise ConfigError(
-                f"known_share must lie in [0, 1): a share of rows, got {options['known_share']}"
             )
 
     def prepare(self, table: pd.DataFrame, seed: int) -> dict[str, Tensor]:
@@ -158,19 +154,23 @@ class DDPMModel(TableModel):
                 raise ConfigError(
                     "the model was fitted with known_share=0 and takes no conditions"
                 )
+        forbidden = {}
         if present:
-            # Code 0 of a number's flag is "present"; of levels nothing is promised.
             for place, name in enumerate(self.codec.categorical_names):
-                if not self.schema[name].kind.is_discrete:
-                    hidden = ~flags["cat"][:, place]
-                    clean["cat"][hidden, place] = 0
-                    flags["cat"][:, place] = True
+                if self.schema[name].kind.is_discrete:
+                    if self.schema[name].missing:
+                        forbidden[place] = self.codec.cardinalities[place] - 1
+                    continue
+                # Code 0 of a number's flag is "present".
+                hidden = ~flags["cat"][:, place]
+                clean["cat"][hidden, place] = 0
+                flags["cat"][:, place] = True
         # With other columns given, the target's own frequencies are no longer the right law.
-        if target is not None and not bool(given.any()):
+        if target is not None and not present and not bool(given.any()):
             draw_column(self.codec, self.schema.names[target], clean, flags, noise)
         denoiser: Any = self.denoiser
-        if any(bool(value.any()) for value in flags.values()):
-            denoiser = GivenColumns(denoiser, clean, flags)
+        if forbidden or any(bool(value.any()) for value in flags.values()):
+            denoiser = GivenColumns(denoiser, clean, flags, forbidden)
         sampler = PartwiseSampler(
             {"num": _rule(self.options["sampler"])} if self.codec.numerical_names else {}
         )

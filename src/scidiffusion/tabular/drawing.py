@@ -153,35 +153,58 @@ class Drawer:
     ) -> pd.DataFrame:
         """Fill the missing values of a table of the user's columns.
 
-        A row whose known cells and draws together break a constraint is drawn again; a warning
-        counts the rows for which that did not help.
+        A row in which the known cells and the draws together break a constraint, or leave a gap,
+        or whose drawn key another row has, is drawn again; a warning counts the rows for which
+        that did not help.
         """
         filled = self._filled(table, seed, request, report)
-        broken = self.front.violations(filled)
+        wrong = self._wrong(table, filled)
         for attempt in range(REPAIRS):
-            if not broken.any():
+            if not wrong.any():
                 return filled
-            again = self._filled(table[broken], child_seed(seed, attempt), request, None)
-            again = self.front.with_identifiers_of(again, filled[broken])
-            filled.loc[broken] = again.to_numpy(object)
+            last = attempt == REPAIRS - 1
+            own = child_seed(seed, attempt)
+            again = self._filled(table[wrong], own, request, None, last=last)
+            again = self.front.with_identifiers_of(again, filled[wrong])
+            filled.loc[wrong] = again.to_numpy(object)
             filled = filled.astype(again.dtypes)
-            broken = self.front.violations(filled)
-        if broken.any():
+            wrong = self._wrong(table, filled)
+        if wrong.any():
             warnings.warn(
-                f"{int(broken.sum())} of {len(table)} rows break a constraint together with the "
+                f"{int(wrong.sum())} of {len(table)} rows break a constraint together with the "
                 "values that were known; look at them",
                 ScidiffusionWarning,
                 stacklevel=4,
             )
         return filled
 
+    def _wrong(self, table: pd.DataFrame, filled: pd.DataFrame) -> NDArray[np.bool_]:
+        """Rows that are not what they should be after `impute`."""
+        wrong = self.front.violations(filled) | filled.isna().any(axis=1).to_numpy()
+        keys = self.front.unique_columns
+        if keys:
+            # A key that was known stays with its row, wherever the row stands.
+            drawn = table[keys].isna().any(axis=1).to_numpy()
+            order = np.argsort(drawn, kind="stable")
+            taken = np.zeros(len(table), dtype=bool)
+            taken[order] = self.front.duplicates(filled[keys].iloc[order])
+            wrong |= taken & drawn
+        return wrong
+
     def _filled(
-        self, table: pd.DataFrame, seed: int, request: Request, report: Report
+        self,
+        table: pd.DataFrame,
+        seed: int,
+        request: Request,
+        report: Report,
+        *,
+        last: bool = False,
     ) -> pd.DataFrame:
         given = self.front.modelled(table, gaps=True)
         known = given.notna().to_numpy()
         rows = self.complete(given, known, seed, request, report=report)
-        return self.front.keep_known(table, self.front.finish(rows, seed))
+        rows = self.front.reconciled(rows, table, last=last, seed=seed)
+        return self.front.keep_known(table, self.front.finish(rows, seed, present=True))
 
     def complete(
         self,

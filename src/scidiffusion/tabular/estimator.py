@@ -20,10 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scidiffusion.errors import ConfigError
 from scidiffusion.estimator import (
     GenerativeEstimator,
-    check_batch_size,
+    check_positive,
     check_seed,
     resolve_device,
 )
@@ -37,6 +36,7 @@ from scidiffusion.tabular.fitting import fit_table, look_for_copies
 from scidiffusion.tabular.front import TableFront
 from scidiffusion.tabular.masked import MaskedModel
 from scidiffusion.tabular.model import TableModel
+from scidiffusion.tabular.options import check_options
 from scidiffusion.tabular.rebalance import spread
 from scidiffusion.tabular.validation import validate_count
 
@@ -44,11 +44,6 @@ if TYPE_CHECKING:
     from scidiffusion.training import DPBudget
 
 METHODS: dict[str, type[TableModel]] = {"masked": MaskedModel, "ddpm": DDPMModel}
-CHOICES = {
-    "method": ("auto", *METHODS),
-    "precision": ("auto", "float32", "bf16"),
-}
-"""Options that are one of a few words."""
 
 
 class TabularDiffusion(GenerativeEstimator):
@@ -291,16 +286,26 @@ class TabularDiffusion(GenerativeEstimator):
         """
         self._check_fitted()
         n = validate_count(self.n_rows_ if n is None else n)
-        batch_size = check_batch_size(batch_size)
+        batch_size = check_positive(batch_size, "batch_size")
+        steps, chunk_rows = (
+            check_positive(steps, "steps"),
+            check_positive(chunk_rows, "chunk_rows"),
+        )
         front = self.front_
-        front.check_count(n)
         asked = front.conditions(conditions)
+        front.check_count(n, asked)
         fixed = {name: c.value for name, c in asked.items() if isinstance(c, Equal)}
         cuts = {name: c for name, c in asked.items() if not isinstance(c, Equal)}
         self.model_.restrict(cuts)
         seed = self._next_seed(random_state)
         check_possible(self.model_, asked, self.n_rows_, seed)
-        levels = {} if balance is None else spread(front.model_schema, balance, asked, n, seed)
+        levels = {}
+        if balance is not None:
+            front.check_balance(balance)
+            levels = spread(front.model_schema, balance, asked, n, seed)
+            for name, values in levels.items():
+                for level in values.unique():
+                    front.zeros.check({**asked, name: Equal(level)})
         request = Request(fixed, cuts, levels, steps, batch_size)
         return self._parts(n, chunk_rows, seed, request)
 
@@ -321,6 +326,9 @@ class TabularDiffusion(GenerativeEstimator):
     ) -> Any:
         """Fill missing values with draws from their law given the rest of their row.
 
+        Constraints hold in the completed rows, too (see :mod:`scidiffusion.tabular.reconcile`); a
+        warning counts those in which the known values leave no way.
+
         Args:
             X: Rows of the training table's columns; columns may be left out, and count as missing.
             draws: None returns one completed table; an integer a list of that many, for multiple
@@ -338,9 +346,12 @@ class TabularDiffusion(GenerativeEstimator):
             DataError: if a value is none that the training table could hold.
         """
         self._check_fitted()
-        if draws is not None and (isinstance(draws, bool) or draws < 1):
-            raise ConfigError(f"draws must be an integer >= 1 or None, got {draws!r}")
-        request = Request(steps=steps, batch_size=check_batch_size(batch_size), present=True)
+        draws = check_positive(draws, "draws")
+        request = Request(
+            steps=check_positive(steps, "steps"),
+            batch_size=check_positive(batch_size, "batch_size"),
+            present=True,
+        )
         seed = self._next_seed(random_state)
         full = self.front_.complete_columns(X)
         drawer, tables = self._drawer(), []
@@ -372,6 +383,7 @@ class TabularDiffusion(GenerativeEstimator):
             DataError: if a row holds what the codec cannot encode.
         """
         self._check_fitted()
+        steps, orders = check_positive(steps, "steps"), check_positive(orders, "orders") or 1
         result = np.full(len(X), -np.inf)
         valid = ~self.front_.violations(X)
         table = self.front_.modelled(X[valid])
@@ -392,14 +404,11 @@ class TabularDiffusion(GenerativeEstimator):
 
     def _method(self) -> type[TableModel]:
         """The method's class, after a look at the options."""
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}"
-                )
+        options = self.get_params(deep=False)
+        check_options(options)
         # An option that makes no sense is an error, whichever method would look at it.
         for kind in METHODS.values():
-            kind.check(self.get_params(deep=False))
+            kind.check(options)
         return METHODS["masked" if self.method == "auto" else self.method]
 
     def _set_fitted(self, front: TableFront, model: TableModel) -> None:
@@ -427,6 +436,10 @@ class TabularDiffusion(GenerativeEstimator):
         return config, tensors, extra
 
     def _restore(self, saved: SavedModel) -> None:
+        if self.privacy is not None:
+            from scidiffusion.training import DPBudget
+
+            self.privacy = DPBudget.from_dict(self.privacy)  # type: ignore[arg-type]
         arrays = {
             name.removeprefix("codec."): value.numpy()
             for name, value in saved.tensors.items()
@@ -445,10 +458,6 @@ class TabularDiffusion(GenerativeEstimator):
         model.denoiser.to(resolve_device(self.device)).eval()
         self._set_fitted(front, model)
         self.constraints = list(front.rules.constraints) or None
-        if self.privacy is not None:
-            from scidiffusion.training import DPBudget
-
-            self.privacy = DPBudget.from_dict(self.privacy)  # type: ignore[arg-type]
         from scidiffusion.tabular.privacy import CopyReport
 
         copies = saved.extra.get("copies.json")

@@ -248,7 +248,7 @@ def _kinds(table: Any, options: Mapping[str, Any]) -> dict[str, str]:
 
 def _max_steps(options: Mapping[str, Any], limit: float | str | None) -> int:
     if options["max_steps"] is not None:
-        return int(options["max_steps"])
+        return options["max_steps"]
     if options["privacy"] is not None:
         return PRIVATE_STEPS
     return DEFAULT_STEPS if limit is None else UNLIMITED_STEPS
@@ -257,7 +257,7 @@ def _max_steps(options: Mapping[str, Any], limit: float | str | None) -> int:
 def _batch_size(options: Mapping[str, Any], rows: int) -> int:
     """The option, or one that gives a small table enough steps and a GPU enough work."""
     if options["batch_size"] is not None:
-        return int(options["batch_size"])
+        return options["batch_size"]
     if options["privacy"] is not None:
         return int(np.clip(rows // 8, 1, PRIVATE_BATCH))
     device: torch.device = resolve_device(options["device"])

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scidiffusion.errors import DataError, ModelFileError
+from scidiffusion.errors import ConditionError, DataError, ModelFileError
 from scidiffusion.tabular.columns import (
     number_from_value,
     series_from_codes,
@@ -25,7 +25,9 @@ from scidiffusion.tabular.conditions import Condition
 from scidiffusion.tabular.constraints import Constraint, ConstraintSet, Unique
 from scidiffusion.tabular.identifiers import IdentifierGenerator
 from scidiffusion.tabular.reading import overlay
+from scidiffusion.tabular.reconcile import modelled_gaps, reconcile
 from scidiffusion.tabular.schema import ColumnSchema, TableSchema, unknown_column
+from scidiffusion.tabular.zeros import Zeros
 
 __all__ = ["TableFront"]
 
@@ -36,6 +38,7 @@ class TableFront:
     Args:
         rules: The fitted constraints.
         identifiers: Makers of the columns that are made up.
+        zeros: Values of modelled columns that never occur together.
 
     Attributes:
         schema: The user's table.
@@ -43,11 +46,15 @@ class TableFront:
     """
 
     def __init__(
-        self, rules: ConstraintSet, identifiers: Mapping[str, IdentifierGenerator]
+        self,
+        rules: ConstraintSet,
+        identifiers: Mapping[str, IdentifierGenerator],
+        zeros: Zeros | None = None,
     ) -> None:
         self.rules, self.identifiers = rules, dict(identifiers)
         self.schema = rules.schema_
         self.model_schema = rules.modelled_schema_.modelled
+        self.zeros = zeros or Zeros(self.model_schema, {}, {})
 
     @classmethod
     def fit(
@@ -75,8 +82,9 @@ class TableFront:
             column.name: IdentifierGenerator.fit(table[column.name], column, seed=seed)
             for column in rules.schema_.identifiers
         }
-        front = cls(rules, makers)
-        return front, rules.forward(table.reset_index(drop=True))[front.model_schema.names]
+        schema = rules.modelled_schema_.modelled
+        modelled = rules.forward(table.reset_index(drop=True))[schema.names]
+        return cls(rules, makers, Zeros.fit(modelled, schema)), modelled
 
     def modelled(self, table: pd.DataFrame, *, gaps: bool = False) -> pd.DataFrame:
         """Return the modelled columns of a table.
@@ -84,22 +92,30 @@ class TableFront:
         Args:
             table: Rows of the user's columns that break no constraint, except that keys may
                 repeat.
-            gaps: Any value may be missing and any row may break a constraint: its derived columns
-                then count as missing.
+            gaps: Any value may be missing and any row may break a constraint: what stands for the
+                columns of a broken one is then missing.
 
         Raises:
-            DataError: if the table is none, or lacks a column.
+            DataError: if the table is none, or its columns are not those of training; identifiers
+                may be left out.
         """
-        self._check(table)
+        self._check(table, [name for name in self.schema.names if name not in self.identifiers])
         table, names = table.reset_index(drop=True), self.model_schema.names
-        if not gaps or not len(self.rules):
-            return self.rules.transform(table)[names]
-        broken = self.violations(table)
-        made = self.rules.transform(table[~broken]).reindex(index=table.index, columns=names)
-        for name in names:
-            if broken.any() and name in table:
-                made[name] = table[name]
-        return made
+        made = modelled_gaps(self.rules, table) if gaps else self.rules.transform(table)
+        return made[names]
+
+    def reconciled(
+        self, rows: pd.DataFrame, table: pd.DataFrame, *, last: bool, seed: int
+    ) -> pd.DataFrame:
+        """Modelled rows that agree with what is known of columns that a constraint derives.
+
+        Args:
+            rows: Drawn rows.
+            table: The same rows of the user's table, with gaps.
+            last: Whether this is the last round; see :mod:`scidiffusion.tabular.reconcile`.
+            seed: Seed of choices in the last round.
+        """
+        return reconcile(self.rules, rows, table, last=last, seed=seed) if self.rules else rows
 
     @property
     def has_unique(self) -> bool:
@@ -116,17 +132,18 @@ class TableFront:
         """Which rows have a key that an earlier row has."""
         return self.rules.duplicates(table)
 
-    def check_count(self, n: int) -> None:
-        """Raise ConfigError if there are fewer unique keys than rows."""
-        self.rules.check_count(n)
+    def check_count(self, n: int, given: Mapping[str, Condition]) -> None:
+        """Raise ConfigError if there are fewer unique keys under conditions than rows."""
+        self.rules.check_count(n, given)
 
     def violations(self, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Which rows break a constraint other than a unique key.
 
         Raises:
-            DataError: if the table is none, or lacks a column.
+            DataError: if the table is none, or its columns are not those of training; identifiers
+                may be left out.
         """
-        self._check(table)
+        self._check(table, [name for name in self.schema.names if name not in self.identifiers])
         if not len(self.rules):
             return np.zeros(len(table), dtype=bool)
         found = self.rules.check(table)
@@ -137,14 +154,25 @@ class TableFront:
         """Return a table with the columns that it lacks, all missing.
 
         Raises:
-            DataError: if it has an unknown column.
+            DataError: if it has an unknown column, or one twice.
         """
-        if not isinstance(table, pd.DataFrame):
-            raise DataError(f"a table must be a pandas DataFrame, not {type(table).__name__}")
-        for name in table.columns:
-            if name not in self.schema:
-                raise DataError(unknown_column(name, self.schema.names))
+        self._check(table, ())
         return table.reindex(columns=self.schema.names)
+
+    def check_balance(self, balance: Any) -> None:
+        """Raise ConditionError if rows shall be balanced by a column that is not drawn itself."""
+        names = balance if isinstance(balance, Mapping) else (balance,)
+        for name in filter(lambda name: isinstance(name, str), names):
+            if name in self.identifiers:
+                raise ConditionError(
+                    f"balance: column {name!r} is an identifier, whose values are made up for "
+                    "every row; balance another column"
+                )
+            if name in self.rules.derived:
+                raise ConditionError(
+                    f"balance: column {name!r} follows from a constraint and is not drawn itself; "
+                    f"sample each of its values with conditions={{{name!r}: ...}} instead"
+                )
 
     def conditions(self, asked: Mapping[str, Any] | None) -> dict[str, Condition]:
         """Check conditions on the user's columns and translate them to the modelled ones.
@@ -152,7 +180,9 @@ class TableFront:
         Raises:
             ConditionError: if one is impossible, or contradicts another or a constraint.
         """
-        return self.rules.conditions(asked)
+        given = self.rules.conditions(asked)
+        self.zeros.check(given)
+        return given
 
     def given(self, fixed: Mapping[str, Any], n: int) -> pd.DataFrame:
         """Return n rows of modelled columns that have one canonical value each."""
@@ -163,12 +193,22 @@ class TableFront:
         """Return `table` with the made-up columns of `other`."""
         return table.assign(**{name: other[name] for name in self.identifiers})
 
-    def finish(self, rows: pd.DataFrame, seed: int, *, start: int = 0) -> pd.DataFrame:
-        """Turn modelled rows, the first of them number `start`, into rows of the user's table."""
+    def finish(
+        self, rows: pd.DataFrame, seed: int, *, start: int = 0, present: bool = False
+    ) -> pd.DataFrame:
+        """Turn modelled rows into rows of the user's table.
+
+        Args:
+            rows: Modelled rows.
+            seed: Seed of the identifiers.
+            start: Number of the first row in the whole sample.
+            present: Make no identifier missing.
+        """
         table = self.rules.inverse(rows)
         columns = {str(name): table[name] for name in table}
         for name, maker in self.identifiers.items():
-            columns[name] = maker.generate(np.arange(start, start + len(rows)), seed=seed)
+            numbers = np.arange(start, start + len(rows))
+            columns[name] = maker.generate(numbers, seed=seed, present=present)
         return pd.DataFrame({name: columns[name] for name in self.schema.names})
 
     def keep_known(self, table: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
@@ -179,12 +219,19 @@ class TableFront:
             )
             for name in self.schema.names
         }
+        for name in self.identifiers:
+            if isinstance(columns[name].dtype, pd.CategoricalDtype):
+                columns[name] = columns[name].cat.remove_unused_categories()
         return pd.DataFrame(columns).set_axis(table.index, axis=0)
 
     def to_json(self) -> dict[str, Any]:
         """The front as a JSON object."""
         makers = {name: maker.to_json() for name, maker in self.identifiers.items()}
-        return {"constraints": self.rules.to_json(), "identifiers": makers}
+        return {
+            "constraints": self.rules.to_json(),
+            "identifiers": makers,
+            "zeros": self.zeros.to_json(),
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -202,12 +249,14 @@ class TableFront:
         identifiers = {
             name: IdentifierGenerator.from_json(maker) for name, maker in makers.items()
         }
-        return cls(ConstraintSet.from_json(rules), identifiers)
+        fitted = ConstraintSet.from_json(rules)
+        zeros = Zeros.from_json(record.get("zeros"), fitted.modelled_schema_.modelled)
+        return cls(fitted, identifiers, zeros)
 
-    def _check(self, table: Any) -> None:
+    def _check(self, table: Any, needed: Sequence[str]) -> None:
         if not isinstance(table, pd.DataFrame):
             raise DataError(f"a table must be a pandas DataFrame, not {type(table).__name__}")
-        for name in self.schema.names:
+        for name in needed:
             if name not in table.columns:
                 raise DataError(f"the table lacks the column {name!r}")
         for name in table.columns:
@@ -215,6 +264,9 @@ class TableFront:
                 raise DataError(
                     f"the table has an unknown column; {unknown_column(name, self.schema.names)}"
                 )
+        if not table.columns.is_unique:
+            twice = table.columns[table.columns.duplicated()][0]
+            raise DataError(f"column {twice!r} occurs more than once; rename or drop one")
 
 
 def _constant(column: ColumnSchema, value: Any, n: int) -> pd.Series:

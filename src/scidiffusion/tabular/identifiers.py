@@ -150,12 +150,13 @@ class IdentifierGenerator:
             pattern = TextPattern.fit(sorted(str(value) for value in values), key)
         return cls(column, pattern, share, key)
 
-    def generate(self, rows: ArrayLike, *, seed: int) -> pd.Series:
+    def generate(self, rows: ArrayLike, *, seed: int, present: bool = False) -> pd.Series:
         """Make values up.
 
         Args:
             rows: Row numbers of the sample, 0 for its first row; whole numbers >= 0.
             seed: Of the sample.
+            present: Leave none missing.
 
         Returns:
             One value a row, with the dtype of the training column. A row's value depends on its
@@ -171,6 +172,7 @@ class IdentifierGenerator:
             raise ConfigError("row numbers must not be negative")
         places = numbers.astype(np.uint64)
         missing = uniform(places, key_of(self.key, seed, "missing")) < self.missing
+        missing &= not present
         values = np.empty(len(places), dtype=object)
         values[:] = self.pattern.draw(places, self.key, seed)
         if self.column.integer:

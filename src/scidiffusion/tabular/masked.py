@@ -20,7 +20,6 @@ from torch import Tensor
 
 from scidiffusion.core.masking import AnyOrderLoss, any_order_log_prob
 from scidiffusion.core.rng import KeyedNoise
-from scidiffusion.errors import ConfigError
 from scidiffusion.estimator import resolve_device
 from scidiffusion.tabular import conditions as conditions_of
 from scidiffusion.tabular.codebook import LevelBook
@@ -46,17 +45,6 @@ class MaskedModel(TableModel):
         "ema_decay": 0.998,
         "sample_steps": None,
     }
-
-    @classmethod
-    def check(cls, options: Mapping[str, Any]) -> None:
-        """See `TableModel.check`."""
-        for name in ("width", "blocks", "components"):
-            value = options[name]
-            if value is not None and (isinstance(value, bool) or value < 1):
-                raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-        steps = options["sample_steps"]
-        if steps is not None and (isinstance(steps, bool) or steps < 1):
-            raise ConfigError(f"sample_steps must be an integer >= 1 or None, got {steps!r}")
 
     def prepare(self, table: pd.DataFrame, seed: int) -> dict[str, Tensor]:
         """See `TableModel.prepare`."""

@@ -51,9 +51,9 @@ class TableModel(ABC):
     # -- fitting ---------------------------------------------------------------------------------
 
     @classmethod
-    @abstractmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        """Raise ConfigError for an impossible option, before work is spent."""
+        """Raise ConfigError for an impossible option of this method, before work is spent."""
+        return
 
     @abstractmethod
     def prepare(self, table: pd.DataFrame, seed: int) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ known in most rows, as TabDDPM conditions on the class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -63,15 +63,28 @@ class GivenColumns:
         denoiser: Denoiser over a table's product process, trained with `TableLoss`.
         observed: State with the known values in place.
         known: Flags of the same structure.
+        forbidden: Categorical variable -> a code that it is not predicted to have (missing, say).
     """
 
-    def __init__(self, denoiser: Denoiser, observed: State, known: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        observed: State,
+        known: Mapping[str, Tensor],
+        forbidden: Mapping[int, int] | None = None,
+    ) -> None:
         self.denoiser, self.process = denoiser, denoiser.process
-        self.observed, self.known = observed, known
+        self.observed, self.known, self.forbidden = observed, known, dict(forbidden or {})
 
     def __call__(self, z: State, t: Tensor, cond: Condition = None) -> Any:
         """Predict; see `Denoiser`."""
-        return self.denoiser(reveal(z, self.observed, self.known), t, self.known)
+        prediction = self.denoiser(reveal(z, self.observed, self.known), t, self.known)
+        if not self.forbidden:
+            return prediction
+        log_p0 = prediction["cat"].log_p0.clone()
+        log_p0[:, list(self.forbidden), list(self.forbidden.values())] = -torch.inf
+        allowed = replace(prediction["cat"], log_p0=torch.log_softmax(log_p0, -1))
+        return {**prediction, "cat": allowed}
 
 
 class CategoricalLoss(StrEnum):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ from scidiffusion.tabular.private_statistics import (
     private_masses,
     private_range,
 )
+from scidiffusion.tabular.public import public_levels, public_range, representable
 from scidiffusion.tabular.schema import (
     ColumnKind,
     ColumnSchema,
@@ -54,15 +55,6 @@ __all__ = ["PrivateMarginals"]
 
 LEAST_ATOM = 0.002
 """A number is a spike from this share of the rows on."""
-_NANOSECONDS = {
-    "D": 86_400 * 10**9,
-    "h": 3600 * 10**9,
-    "m": 60 * 10**9,
-    "s": 10**9,
-    "ms": 10**6,
-    "us": 10**3,
-    "ns": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -231,7 +223,7 @@ def _coarse_histograms(column: ColumnSchema, bounded: bool) -> int:
 def _learn_levels(
     series: pd.Series,
     column: ColumnSchema,
-    public: Sequence[Level] | None,
+    public: Iterable[Level] | None,
     noise: CountNoise,
     chance: float,
     rng: np.random.Generator,
@@ -239,18 +231,16 @@ def _learn_levels(
     if column.kind is ColumnKind.BOOLEAN:
         public = (False, True)
     if public is not None:
-        levels = tuple(dict.fromkeys(public))
-        if not levels:
-            raise ConfigError(f"privacy: the list of levels of column {column.name!r} is empty")
+        levels = public_levels(public, column)
     else:
         # Missing is counted like a level that everybody knows.
         found = private_categories(series, noise, chance, rng)
         levels = tuple(level for level in column.categories if level in found)
         if not levels:
             raise DataError(
-                f"no level of column {column.name!r} has enough rows to be named at this epsilon; "
-                f"give its levels as public, categories={{{column.name!r}: [...]}}, spend more, "
-                "or drop it"
+                f"no level of column {column.name!r} has enough rows to be named at this epsilon "
+                f"({len(series)} rows); give its levels as public, {{{column.name!r}: [...]}}, "
+                "spend more, take more rows, or drop it"
             )
     held: dict[str, Any] = {"levels": levels} if column.dtype == "category" else {}
     changed = dataclasses.replace(column, categories=levels, **held)
@@ -272,7 +262,7 @@ def _learn_levels(
 def _learn_numbers(
     series: pd.Series,
     column: ColumnSchema,
-    public: tuple[Any, Any] | None,
+    public: Any,
     noise: CountNoise,
     chance: float,
     rng: np.random.Generator,
@@ -285,13 +275,13 @@ def _learn_numbers(
         if public is None:
             low, high = private_range(values, noise.coarser, rng)
         else:
-            low, high = (_own_number(end, column) for end in public)
+            low, high = public_range(public, column)
     except DataError as error:
         raise DataError(
-            f"column {column.name!r}: {error}; give its range as public, "
-            f"bounds={{{column.name!r}: (low, high)}}, spend more, or drop it"
+            f"column {column.name!r}: {error} ({len(series)} rows); give its range as public, "
+            f"{{{column.name!r}: (low, high)}}, spend more, take more rows, or drop it"
         ) from error
-    low, high = _representable(low, high, column)
+    low, high = representable(low, high, column)
     values = np.clip(values, low, high)
     found = private_categories(pd.Series(values), noise, chance, rng)
     lost = max(float(noise.add(missing.sum(), rng)), 0.0) if column.missing else 0.0
@@ -330,41 +320,6 @@ def _learn_numbers(
 def _counted(column: ColumnSchema) -> bool:
     """Whether numbers are counted from the schema's minimum: integers, dates, durations."""
     return column.kind is not ColumnKind.NUMERICAL or isinstance(column.minimum, int)
-
-
-def _own_number(value: Any, column: ColumnSchema) -> float:
-    """A public bound as a number of the column's units."""
-    if column.kind is ColumnKind.NUMERICAL:
-        number = float(value)
-    else:
-        kind = pd.Timestamp if column.kind is ColumnKind.DATETIME else pd.Timedelta
-        moment: Any = kind(value)
-        if column.kind is ColumnKind.DATETIME and moment.tzinfo is not None:
-            moment = moment.tz_localize(None) if column.wall_time else moment.tz_convert(None)
-        number = float(moment.as_unit("ns").value / _NANOSECONDS[str(column.unit)])
-    if not np.isfinite(number):
-        raise ConfigError(f"privacy: the bounds of column {column.name!r} must be finite")
-    return number
-
-
-def _representable(low: float, high: float, column: ColumnSchema) -> tuple[float, float]:
-    """A range cut to what the column's dtype can hold."""
-    if low > high:
-        raise ConfigError(f"privacy: the bounds of column {column.name!r} are in the wrong order")
-    least, most = -np.inf, np.inf
-    if column.kind is not ColumnKind.NUMERICAL:
-        # Nanoseconds in 64 bits: the years 1677 to 2262.
-        most = 2.0**63 / _NANOSECONDS[str(column.unit)] * (1 - 1e-9)
-        least = -most
-    elif column.dtype != "object":
-        name = column.dtype.lower()
-        if name.startswith(("int", "uint")):
-            info = np.iinfo(name)
-            least, most = float(info.min), float(info.max) * (1 - 1e-15)
-        elif name.startswith("float"):
-            most = float(np.finfo(name).max)
-            least = -most
-    return float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
 
 def _draw(

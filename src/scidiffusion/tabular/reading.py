@@ -5,6 +5,8 @@ Both codecs read and write columns through here, so that one set of errors serve
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from scidiffusion.tabular.columns import (
     series_from_numbers,
     snap_numbers,
 )
-from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema
+from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, TableSchema, python_value
 
 __all__ = ["check_columns", "overlay", "read_levels", "read_numbers", "step_of", "write_numbers"]
 
@@ -79,11 +81,20 @@ def read_numbers(
         (n,) in the units of `columns.numbers_from_series`, NaN where missing.
 
     Raises:
-        DataError: If a value is infinite, of another kind, or missing where it must not be.
+        DataError: If a value is infinite, not whole where the column's dtype is, of another kind,
+            or missing where it must not be.
     """
     numbers = numbers_from_series(values, column)
     if np.isinf(numbers).any():
         raise DataError(f"column {column.name!r} holds infinite values; replace them")
+    if column.kind is ColumnKind.NUMERICAL and isinstance(column.minimum, int):
+        broken = ~np.isnan(numbers) & (numbers != np.rint(numbers))
+        if broken.any():
+            value = python_value(values.iloc[int(broken.argmax())])
+            raise DataError(
+                f"column {column.name!r} holds {value!r}, but whole numbers in training; round "
+                "it, or drop those rows"
+            )
     _check_missing(np.isnan(numbers), column, missing)
     return numbers
 
@@ -102,15 +113,48 @@ def overlay(drawn: pd.Series, known: NDArray[np.bool_], values: pd.Series) -> pd
     """A column with known values put over drawn ones, to the last digit, in the drawn dtype.
 
     Args:
-        drawn: The column.
+        drawn: The column; of a pandas categorical, known levels that it lacks are added.
         known: (n,) where a value is known.
         values: (n,) the known values; elsewhere they are not looked at.
+
+    Raises:
+        DataError: If the drawn dtype cannot hold a known value.
     """
     if not known.any():
         return drawn
-    result = drawn.copy()
-    result[known] = values[known].astype(drawn.dtype).to_numpy()
+    result, given = drawn.copy(), values[known]
+    if isinstance(drawn.dtype, pd.CategoricalDtype):
+        given = given.astype(object)
+        result = result.cat.add_categories(sorted(set(given) - set(drawn.cat.categories)))
+        result[known] = given.to_numpy()
+        return result
+    kept: Any = None
+    try:
+        with np.errstate(over="ignore"):
+            kept = given.astype(drawn.dtype)
+    except (TypeError, ValueError, OverflowError):
+        lost = given.notna().to_numpy()
+    else:
+        lost = _lost(given, kept)
+    if lost.any():
+        value = python_value(given.iloc[int(lost.argmax())])
+        raise DataError(
+            f"column {drawn.name!r} holds {value!r}, which the dtype of training, {drawn.dtype}, "
+            "cannot hold; drop those rows, or fit on a wider dtype"
+        )
+    result[known] = kept.to_numpy()
     return result
+
+
+def _lost(given: pd.Series, kept: pd.Series) -> NDArray[np.bool_]:
+    """Where a value is another one after a cast to a dtype that holds fewer."""
+    kind = getattr(kept.dtype, "kind", "O")
+    if kind == "f":
+        return np.isinf(kept.to_numpy(np.float64, na_value=np.nan))
+    if kind in "iumM":
+        same = given.to_numpy(object) == kept.to_numpy(object)
+        return ~np.asarray(same, dtype=bool) & given.notna().to_numpy()
+    return np.zeros(len(given), dtype=bool)
 
 
 def step_of(column: ColumnSchema) -> float:

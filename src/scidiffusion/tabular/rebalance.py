@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -83,8 +84,9 @@ def _shares(column: ColumnSchema, weights: Any) -> np.ndarray:
     if (codes < 0).any():
         unknown = levels[codes < 0].iloc[0]
         raise ConditionError(f"balance: column {column.name!r} has no level {unknown!r}")
-    values = np.array([float(weight) for weight in weights.values()])
-    if not all(math.isfinite(v) and v >= 0 for v in values) or values.sum() <= 0:
+    real = all(isinstance(weight, Real) for weight in weights.values())
+    values = np.array(list(weights.values()) if real else [math.nan], dtype=np.float64)
+    if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
         raise ConditionError(
             f"balance: the weights of {column.name!r} must be numbers >= 0, not all 0"
         )

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
+from scidiffusion.errors import ConfigError, DataError, SchemaError, ScidiffusionWarning
 from scidiffusion.tabular.identifiers import identifier_reason
 from scidiffusion.tabular.inference import check_overrides, infer_column
 from scidiffusion.tabular.schema import (
@@ -56,27 +56,26 @@ def validate_table(
     kinds = check_overrides(list(table.columns), overrides)
     schemas = []
     found: dict[str, tuple[ColumnKind, str]] = {}
+    empty: list[str] = []
+    constant: dict[str, object] = {}
     for name in table.columns:
         series = table[name]
         present = int(series.notna().sum())
         if present == 0:
-            raise DataError(
-                f"column {name!r} has only missing values; drop it: df.drop(columns={name!r})"
-            )
+            empty.append(name)
+            continue
         schema = infer_column(series, kinds.get(name))
         _check_finite(schema)
         distinct = int(series.nunique())
         if distinct == 1 and present == len(series):
-            raise DataError(
-                f"column {name!r} is constant ({python_value(series.iloc[0])!r:.40} in every "
-                f"row); drop it: df.drop(columns={name!r}), and add it to the synthetic table "
-                "afterwards"
-            )
+            constant[name] = python_value(series.iloc[0])
+            continue
         reason = None if name in kinds else identifier_reason(series, schema, distinct)
         if reason is not None:
-            found[name] = schema.kind, reason
+            found[name] = _meant(series, schema), reason
             schema = infer_column(series, ColumnKind.IDENTIFIER)
         schemas.append(schema)
+    _check_informative(empty, constant)
     if not any(schema.kind.is_modelled for schema in schemas):
         raise DataError(
             f"every column names the rows and none describes them ({', '.join(table.columns[:5])})"
@@ -85,6 +84,47 @@ def validate_table(
     if found:
         _warn_identifiers(found)
     return TableSchema(tuple(schemas))
+
+
+def _meant(series: pd.Series, schema: ColumnSchema) -> ColumnKind:
+    """The kind to learn a column as that is taken for an identifier: text may be dates."""
+    if schema.kind is not ColumnKind.CATEGORICAL:
+        return schema.kind
+    try:
+        return infer_column(series.dropna().head(100), ColumnKind.DATETIME).kind
+    except SchemaError:
+        return schema.kind
+
+
+def _check_informative(empty: list[str], constant: Mapping[str, object]) -> None:
+    """Refuse columns without information, all at once: a wide table has many of them."""
+    if empty:
+        columns, has = ("column", "has") if len(empty) == 1 else ("columns", "have")
+        raise DataError(
+            f"{columns} {_listed(empty)} {has} only missing values; drop "
+            f"{_drop([*empty, *constant])}"
+        )
+    if constant:
+        name, value = next(iter(constant.items()))
+        which = f"column {name!r} is constant ({value!r:.40} in every row)"
+        if len(constant) > 1:
+            which = f"columns {_listed(list(constant))} are constant ({value!r:.40} in {name!r})"
+        raise DataError(
+            f"{which}; drop {_drop(list(constant))}, and add what is constant to the synthetic "
+            "table afterwards"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(repr, names[:10])) + more
+
+
+def _drop(names: list[str]) -> str:
+    if len(names) > 10:
+        return "them: df.loc[:, df.nunique(dropna=False) > 1]"
+    which = repr(names[0]) if len(names) == 1 else repr(names)
+    return f"{'it' if len(names) == 1 else 'them'}: df.drop(columns={which})"
 
 
 def _warn_identifiers(found: Mapping[str, tuple[ColumnKind, str]]) -> None:

@@ -29,8 +29,8 @@ from scidiffusion.durations import seconds
 from scidiffusion.errors import ConditionError, ConfigError, DataError
 from scidiffusion.estimator import (
     GenerativeEstimator,
-    check_batch_size,
     check_count,
+    check_positive,
     check_seed,
     resolve_device,
     split_rows,
@@ -201,7 +201,7 @@ class DensityDiffusion(GenerativeEstimator):
             InputError: if n is negative or a condition cannot be used.
         """
         self._check_fitted()
-        n, batch_size = check_count(n), check_batch_size(batch_size)
+        n, batch_size = check_count(n), check_positive(batch_size, "batch_size")
         method = make_sampler(sampler or self.sampler)
         steps = check_steps(self.sample_steps if steps is None else steps)
         device = resolve_device(self.device)

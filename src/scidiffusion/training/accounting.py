@@ -60,7 +60,8 @@ def epsilon_spent(
             value = float(accountant.get_epsilon(delta, eps_error=RELATIVE_ERROR * scale))
         if math.isfinite(value):
             found = min(found, value)
-    return found
+    # What a large delta covers alone costs less than nothing by these bounds.
+    return max(found, 0.0)
 
 
 def _accountants() -> Any:
@@ -104,7 +105,8 @@ def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps
         if 0.98 * epsilon <= spent <= epsilon:
             return noise
         # Newton's rule in logarithms, where epsilon is nearly a power of the noise.
-        point = (math.log(noise), math.log(spent))
+        # With a large delta hardly any noise is needed, and epsilon may round to 0.
+        point = (math.log(noise), math.log(max(spent, 1e-6 * target)))
         if last is not None and point[0] != last[0]:
             slope = min((point[1] - last[1]) / (point[0] - last[0]), -0.3)
         last = point

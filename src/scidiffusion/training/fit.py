@@ -127,6 +127,7 @@ def train(
         TrainingError: if the loss becomes NaN or infinite.
         KeyboardInterrupt: after Ctrl-C, at the end of the step (a second Ctrl-C: at once); the
             checkpoint has been written.
+        SystemExit: likewise after SIGTERM, with status 143.
     """
     config = config or TrainConfig()
     device = _device(config)
@@ -239,12 +240,12 @@ def _run(
         if monitor.stopped_by is None and interrupt.requested:
             raise KeyboardInterrupt
     except SystemExit as error:
-        # Lightning turns Ctrl-C into an exit of the whole program.
-        if not isinstance(error.__context__, KeyboardInterrupt):
-            raise
         if store is not None:
             store.save_consistent()
-        raise KeyboardInterrupt from None
+        # Lightning turns Ctrl-C into an exit of the whole program, and SIGTERM into a success.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise SystemExit(error.code or 128 + signal.SIGTERM) from None
     except TrainingError:
         # The weights are lost; the checkpoint before is worth more.
         raise
