@@ -40,7 +40,7 @@ class MaskedModel(TableModel):
         "width": 256,
         # In minutes on a CPU, more steps of two blocks reach a lower loss than fewer of four.
         "blocks": 2,
-        "dropout": 0.1,
+        "dropout": 0.2,
         "lr": 3e-3,
         "ema_decay": 0.998,
         "sample_steps": None,
