@@ -12,6 +12,7 @@ from scipy import integrate, stats
 
 from scidiffusion.core.masking import MaskingProcess
 from scidiffusion.core.rng import KeyedNoise
+from scidiffusion.tabular import masked_sampling
 from scidiffusion.tabular.codebook import LevelBook, NumberBook
 from scidiffusion.tabular.inference import infer_schema
 from scidiffusion.tabular.masked_codec import MaskedCodec
@@ -388,12 +389,24 @@ def test_rows_are_their_own(joint) -> None:
     assert torch.equal(whole[~hidden], state["codes"][~hidden])
 
 
+def test_small_samples_have_many_orders_and_orders_depend_on_the_row_alone() -> None:
+    own, shared = masked_sampling.OWN_ORDERS, masked_sampling.SHARED_ORDER
+    first = masked_sampling._leaders(0, own + 2 * shared)
+    assert torch.equal(first[:own], torch.arange(own))
+    assert first[own:].tolist() == [own] * shared + [own + shared] * shared
+    for start in (0, 1024, own - shared, own):
+        rows = 2 * shared
+        part = masked_sampling._leaders(start, rows)
+        assert torch.equal(part + start, first[start : start + rows])
+
+
 def test_rows_that_look_alike_are_evaluated_once(joint, network) -> None:
-    """With nothing shown, all rows of an order are one; after a code of K, they are K."""
+    """With nothing shown, all rows are one; after a code of K of one column, they are K."""
     denoiser = OracleDenoiser(joint)
     state = {"codes": torch.zeros(1000, 4, dtype=torch.long), "values": torch.zeros(1000, 0)}
     reveal(denoiser, state, torch.ones(1000, 4, dtype=torch.bool), KeyedNoise(0))
-    assert denoiser.network.rows < 2500
+    # 1, then 3 + 4 + 2 + 3, then at most 12 pairs of each two columns, then all rows.
+    assert denoiser.network.rows < 1 + 12 + 6 * 12 + 1000
     # The numbers of the last rows are given, so that no row counts as alike: the others' draws
     # are the same.
     hidden = torch.ones(512, 4, dtype=torch.bool)

@@ -81,22 +81,23 @@ class MaskingProcess:
         """Return D / m, (B, 1): what makes the loss of the hidden variables the ELBO."""
         return self.variables / hidden.sum(1, keepdim=True).clamp(min=1)
 
-    def order(self, hidden: Tensor, noise: Noise, *, shared: int = 1) -> Tensor:
+    def order(self, hidden: Tensor, noise: Noise, *, leader: Tensor | None = None) -> Tensor:
         """Draw in which order the hidden variables of every row are revealed.
 
         Args:
             hidden: (B, D) bool.
             noise: Where the randomness comes from.
-            shared: Consecutive rows that share one random order of all variables (each takes its
-                hidden ones of it): any number is exact, and few orders at a time cost less.
+            leader: (B,) index of the row whose random order of all variables a row takes (its own
+                hidden ones of it): any choice is exact for every row, and fewer orders at a time
+                cost less. None is the row itself.
 
         Returns:
             (B, D) long: position of each variable in its row's order; of a shown one, D.
         """
-        rows = len(hidden)
-        uniform = noise.uniform(torch.empty(rows, self.variables, device=hidden.device))
-        leaders = torch.arange(0, rows, shared).repeat_interleave(shared)[:rows]
-        key = torch.where(hidden, uniform[leaders], 2.0)
+        uniform = noise.uniform(torch.empty(hidden.shape, device=hidden.device))
+        if leader is not None:
+            uniform = uniform[leader]
+        key = torch.where(hidden, uniform, 2.0)
         position = torch.argsort(key, dim=1, stable=True).argsort(1)
         return torch.where(hidden, position, self.variables)
 

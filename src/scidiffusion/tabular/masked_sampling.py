@@ -27,8 +27,10 @@ from scidiffusion.tabular.mixtures import pick
 
 __all__ = ["Cuts", "Restriction", "cut_log_prob", "reveal"]
 
-SHARED_ORDER = 256
-"""Rows that share one random order: fewer columns a step, and so less work."""
+OWN_ORDERS, SHARED_ORDER = 4096, 128
+"""So many rows of a sample have a random order each; of later rows so many share one: fewer
+columns a step, and so less work. A network's conditionals are not quite those of one joint law,
+and a small sample of few orders would show the law of these few."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def reveal(
     walk.forbidden = dict(forbidden or {})
     if len(cuts) == 1:
         walk.advance(_only(next(iter(cuts)), walk.hidden), next(iter(cuts.values())))
-    position = denoiser.process.order(walk.hidden, noise.child("order"), shared=SHARED_ORDER)
+    leader = _leaders(noise.start, len(hidden)).to(hidden.device)
+    position = denoiser.process.order(walk.hidden, noise.child("order"), leader=leader)
     when = reveal_steps(position, denoiser.process.variables, steps)
     for step in range(int(when.max()) + 1):
         walk.advance((when == step) & walk.hidden)
@@ -162,6 +165,13 @@ def _choose_candidates(
     chosen = pick(torch.softmax(log_weight, -1), choice)
     index = torch.arange(rows, device=hidden.device) * candidates + chosen
     return {name: value[index] for name, value in walk.state.items()}
+
+
+def _leaders(start: int, rows: int) -> Tensor:
+    """Of rows start, start + 1, ... of a sample, the index of the one whose order each takes."""
+    row = torch.arange(start, start + rows)
+    shared = torch.where(row < OWN_ORDERS, row, row - row % SHARED_ORDER)
+    return (shared - start).clamp(min=0)
 
 
 def _uniform(noise: KeyedNoise, hidden: Tensor, copies: int = 1) -> Tensor:
