@@ -170,6 +170,12 @@ def test_fit_reads_a_part_and_keeps_rules(iris_csv, tmp_path) -> None:
     result = run(app, [*arguments, "--delta", "0.1"])
     assert result.exit_code == 2
     assert "--epsilon" in result.output
+    result = run(app, [*arguments, "--public", "petal width (cm)=0..3"])
+    assert result.exit_code == 2
+    assert "privacy" in result.output
+    result = run(app, [*arguments, "--epsilon", "4", "--public", "petal=0..3"])
+    assert result.exit_code == 2
+    assert "no column 'petal'" in result.output
     result = run(app, [*arguments, "--constraint", "nonsense"])
     assert result.exit_code == 2
     assert "nonsense" in result.output

@@ -58,6 +58,13 @@ def fit(
     delta: Annotated[
         float | None, typer.Option(help="Its delta; default one tenth of 1 / rows.")
     ] = None,
+    public: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --epsilon, what is known of a column without looking: 'age=0..120' or "
+            "'sex=F,M'; repeatable."
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted fit stopped.")
     ] = False,
@@ -78,6 +85,7 @@ def fit(
     """
     from scidiffusion.persistence import check_writable
     from scidiffusion.tabular import TabularDiffusion
+    from scidiffusion.tabular.public import public_texts
     from scidiffusion.tabular.rule_texts import parse_rules
     from scidiffusion.training import DPBudget
 
@@ -101,6 +109,8 @@ def fit(
         **options,  # type: ignore[arg-type]
     )
     table = read_table(train, rows=rows, seed=0 if seed is None else seed)
+    if public:
+        estimator.set_params(public=public_texts(public, table))
     checkpoint = model.with_name(model.name + ".checkpoint")
     try:
         estimator.fit(table, checkpoint_dir=checkpoint, resume=resume)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from scidiffusion.errors import ConfigError
-from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, Level
+from scidiffusion.tabular.schema import ColumnKind, ColumnSchema, Level, unknown_column
 
-__all__ = ["public_levels", "public_range", "representable"]
+__all__ = ["public_levels", "public_range", "public_texts", "representable"]
 
 _NANOSECONDS = {
     "D": 86_400 * 10**9,
@@ -22,6 +22,42 @@ _NANOSECONDS = {
     "us": 10**3,
     "ns": 1,
 }
+
+
+def public_texts(texts: Iterable[str], table: pd.DataFrame) -> dict[str, Any]:
+    """Public ranges and levels written as text, the way a command line gives them.
+
+    Args:
+        texts: ``age=0..120`` is a range with both ends, ``sex=F,M`` the levels of a column.
+        table: The table; levels of a column of numbers are numbers.
+
+    Returns:
+        Column -> (low, high) or a list of levels, as the option `public` takes them.
+
+    Raises:
+        ConfigError: If a text reads neither way, or names no column, or one that is given twice.
+    """
+    public: dict[str, Any] = {}
+    for text in texts:
+        name, sign, rest = (part.strip() for part in text.partition("="))
+        if not sign or not rest:
+            raise ConfigError(f"public reads column=low..high or column=a,b, got {text!r}")
+        if name not in table.columns:
+            raise ConfigError(f"public: {unknown_column(name, list(table.columns))}")
+        if name in public:
+            raise ConfigError(f"public: column {name!r} is given twice")
+        numeric = pd.api.types.is_numeric_dtype(table[name])
+        ends = rest.split("..")
+        values: list[Any] = [
+            part.strip() for part in (ends if len(ends) == 2 else rest.split(","))
+        ]
+        if numeric and not pd.api.types.is_bool_dtype(table[name]):
+            try:
+                values = [int(v) if v.lstrip("+-").isdigit() else float(v) for v in values]
+            except ValueError:
+                raise ConfigError(f"public: column {name!r} holds numbers, got {text!r}") from None
+        public[name] = tuple(values) if len(ends) == 2 else values
+    return public
 
 
 def public_levels(public: Any, column: ColumnSchema) -> tuple[Level, ...]:
