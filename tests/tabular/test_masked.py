@@ -15,7 +15,7 @@ from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.tabular import masked_sampling
 from scidiffusion.tabular.codebook import LevelBook, NumberBook
 from scidiffusion.tabular.inference import infer_schema
-from scidiffusion.tabular.masked_codec import MaskedCodec
+from scidiffusion.tabular.masked_codec import MaskedCodec, frequencies_for
 from scidiffusion.tabular.masked_network import (
     MaskedLayout,
     MaskedTableDenoiser,
@@ -174,6 +174,20 @@ def test_pick_never_takes_what_has_no_weight() -> None:
 
 
 # ---------------------------------------------------------------------- network
+
+
+def test_more_rows_let_the_network_see_numbers_more_finely() -> None:
+    counts = [frequencies_for(rows) for rows in (10, 700, 3500, 10_000, 16_000, 10**6)]
+    assert counts == [2, 2, 4, 5, 6, 6]
+    table = pd.DataFrame({"x": np.random.default_rng(0).normal(size=300)})
+    codec = MaskedCodec(infer_schema(table)).fit(table)
+    assert codec.layout.frequencies == 2
+    config, arrays = codec.state()
+    assert MaskedCodec.from_state(config, arrays).layout == codec.layout
+    # Models that were saved before the number was.
+    del config["frequencies"]
+    assert MaskedCodec.from_state(config, arrays).layout.frequencies == 6
+
 
 LAYOUT = MaskedLayout((3, 4, 1, 2), (1, 2), (2, 0), ((-1.0, 1.0, 0.0, 0.0), (0.0,)))
 

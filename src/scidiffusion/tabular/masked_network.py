@@ -30,8 +30,6 @@ from scidiffusion.errors import ConfigError
 from scidiffusion.nn.mlp import Branch
 from scidiffusion.tabular.mixtures import Mixture
 
-FREQUENCIES = 6
-"""Fourier features a number: frequencies 1/2, 1, 2, ... radians a unit of normal score."""
 NEVER = -1e9
 """Logit of a class that does not exist."""
 
@@ -46,12 +44,15 @@ class MaskedLayout:
         continuous: Of each numeric column the code that stands for "some number, drawn from a
             density", or -1 where every number is a code of its own.
         scores: Of each numeric column the normal score of every code, 0 where it has none.
+        frequencies: Fourier features a number: frequencies 1/2, 1, 2, ... radians a unit of
+            normal score.
     """
 
     cardinalities: tuple[int, ...]
     numeric: tuple[int, ...]
     continuous: tuple[int, ...]
     scores: tuple[tuple[float, ...], ...]
+    frequencies: int = 6
 
     @property
     def columns(self) -> int:
@@ -128,8 +129,8 @@ class MaskedTableNetwork(nn.Module):
         self._density = {column: i for i, (column, _, _) in enumerate(layout.densities)}
         for place, scores in enumerate(layout.scores):
             self._buffer(f"scores_{place}", torch.tensor(scores))
-        self._buffer("frequencies", 0.5 * torch.exp2(torch.arange(FREQUENCIES)))
-        features = len(layout.numeric) * (1 + 2 * FREQUENCIES)
+        self._buffer("frequencies", 0.5 * torch.exp2(torch.arange(layout.frequencies)))
+        features = len(layout.numeric) * (1 + 2 * layout.frequencies)
         self.numbers = nn.Linear(features, width, bias=False) if features else None
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
@@ -214,7 +215,7 @@ class MaskedTableNetwork(nn.Module):
         """
         start, weight = int(self.starts[column]), self.embedding.weight
         x = x + weight[codes + start] - weight[start + self.layout.cardinalities[column]]
-        place, size = self.place(column), 1 + 2 * FREQUENCIES
+        place, size = self.place(column), 1 + 2 * self.layout.frequencies
         if self.numbers is None or place is None:
             return x
         part = self.numbers.weight[:, place * size : (place + 1) * size]
@@ -222,7 +223,7 @@ class MaskedTableNetwork(nn.Module):
             return x + functional.linear(self._features(values), part)
 
     def _features(self, values: Tensor) -> Tensor:
-        """Fourier features of scores, (..., 1 + 2 FREQUENCIES)."""
+        """Fourier features of scores, (..., 1 + 2 frequencies)."""
         angle = values.unsqueeze(-1) * self.frequencies
         return torch.cat([values.unsqueeze(-1), torch.sin(angle), torch.cos(angle)], -1)
 
