@@ -168,7 +168,7 @@ def render_goals(paths: list[Path]) -> str:
             _against_goal(runs, "c2st_xgb", 3, goals),
             _against_goal(runs, "trend_error", 2, goals),
             _against_goal(runs, "shape_error", 2, goals),
-            f"{label} " + _against_goal(runs, metric, 3, goals),
+            f"{label} " + _against_goal(runs, metric, 4, goals),
             f"{_mean(runs, metric.replace('mle_', 'mle_real_')):.3f}",
             f"{beyond:+.3f} {'✓' if abs(beyond) <= 0.02 else '✗'}",
             "{:.2f} ({:.2f})".format(*copies),

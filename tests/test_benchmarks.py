@@ -187,7 +187,7 @@ def test_goals_are_marked_as_reached_or_not(modules, benchmark, tmp_path):
     path.write_text(json.dumps(record))
     line = rendering.render_goals([path]).splitlines()[-1]
     assert "| 0.855 (≥ 0.85) ✓ |" in line
-    assert "| AUC 0.935 (≥ 0.938) ✗ |" in line
+    assert "| AUC 0.9350 (≥ 0.938) ✗ |" in line
     assert "| +0.025 ✗ |" in line
     assert line.endswith("| 2 |")
 
