@@ -48,7 +48,7 @@ TOLERANCE = 0.05
 class Closeness(NamedTuple):
     """Which real rows the synthetic ones are nearest to.
 
-    Args:
+    Attributes:
         weights: How often each real row is the nearest, those equally near sharing; (n,).
         train: Which real rows are training rows, (n,).
         to_train: Distance of each synthetic row to the nearest training row.
@@ -93,7 +93,7 @@ def closeness(
 class MembershipScores(NamedTuple):
     """Scores of real rows, higher where the attacker believes in a training row.
 
-    Args:
+    Attributes:
         train: Scores of training rows.
         holdout: Scores of held-out rows.
     """
@@ -157,7 +157,7 @@ def true_positive_rate(
 class Guesses(NamedTuple):
     """Success of guessing the cells of real rows.
 
-    Args:
+    Attributes:
         columns: Names of the columns guessed.
         train: Shape (rows, columns), whether the cell of a training row was guessed.
         holdout: The same of held-out rows.

@@ -41,8 +41,8 @@ def parse_rules(texts: Iterable[str]) -> list[Constraint]:
         ConfigError: If a text is none of these.
 
     Example:
-        >>> [str(rule) for rule in parse_rules(["a <= b", "c = a + 1"])]
-        ['a <= b', 'c = a + 1']
+        >>> print(*parse_rules(["a <= b", "c = a + 1"]), sep=", ")
+        a <= b, c = a + 1
     """
     return [_parse(text.strip()) for text in texts]
 

@@ -29,7 +29,7 @@ MOST_ATTRIBUTES = 6
 class Condition(NamedTuple):
     """One comparison of a predicate.
 
-    Args:
+    Attributes:
         column: Position among the numbers, or, after these, among the codes.
         relation: ``==``, ``<=``, ``>=`` or ``missing``.
         value: What to compare with.
