@@ -127,9 +127,17 @@ def test_hidden_sets_are_uniform_given_their_number() -> None:
 
 def test_the_numbers_of_hidden_variables_are_spread_evenly_over_a_batch() -> None:
     for rows, seed in itertools.product((7, 100, 512), range(5)):
-        number = MaskingProcess(15).hide(torch.zeros(rows, 15), KeyedNoise(seed)).sum(1)
+        x = torch.zeros(rows, 15)
+        number = MaskingProcess(15).hide(x, KeyedNoise(seed), spread=True).sum(1)
         counts = torch.bincount(number, minlength=16)[1:]
         assert int(counts.max() - counts.min()) <= 1
+
+
+def test_what_is_hidden_in_a_row_does_not_depend_on_the_others() -> None:
+    """What differential privacy needs: one row more changes nothing in the rows before."""
+    process, noise = MaskingProcess(15), KeyedNoise(3)
+    many, few = (process.hide(torch.zeros(rows, 15), noise) for rows in (101, 100))
+    assert torch.equal(many[:100], few)
 
 
 def test_orders_visit_every_hidden_variable_once() -> None:

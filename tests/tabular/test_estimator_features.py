@@ -18,6 +18,8 @@ from scidiffusion.errors import (
 from scidiffusion.tabular.conditions import Between, parse
 from scidiffusion.tabular.constraints import FixedCombinations, Formula, Inequality, Unique
 from scidiffusion.tabular.drawing import Drawer
+from scidiffusion.tabular.inference import infer_schema
+from scidiffusion.tabular.masked import MaskedModel
 from scidiffusion.training import DPBudget
 
 QUICK = {
@@ -355,6 +357,15 @@ def test_copies_are_looked_for_among_the_rows_that_were_learned() -> None:
 
 
 # ----------------------------------------------------------------------- privacy
+
+
+def test_a_private_fit_hides_in_each_row_on_its_own() -> None:
+    """Numbers spread over a batch would let every row feel whether another one is there."""
+    table = pd.DataFrame({"x": [1.5, 2.5] * 10, "k": list("ab") * 10})
+    for privacy in (None, DPBudget(epsilon=4)):
+        options = TabularDiffusion(privacy=privacy).get_params(deep=False)
+        objective = MaskedModel(infer_schema(table), options).objective()
+        assert objective.spread is (privacy is None)
 
 
 def test_private_fits(tmp_path) -> None:

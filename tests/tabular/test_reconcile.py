@@ -37,6 +37,15 @@ def table() -> pd.DataFrame:
     ).drop_duplicates(["ward", "bed"], ignore_index=True)
 
 
+HARDLY_TRAINED = {
+    "width": 16,
+    "blocks": 1,
+    "max_steps": 2,
+    "progress": False,
+    "random_state": 0,
+}
+
+
 @pytest.fixture(scope="module")
 def model(table: pd.DataFrame) -> TabularDiffusion:
     # Hardly trained: what holds must hold whatever is drawn.
@@ -47,11 +56,7 @@ def model(table: pd.DataFrame) -> TabularDiffusion:
             FixedCombinations(["city", "country"]),
             Unique(["ward", "bed"]),
         ],
-        width=16,
-        blocks=1,
-        max_steps=2,
-        progress=False,
-        random_state=0,
+        **HARDLY_TRAINED,
     ).fit(table)
 
 
@@ -135,11 +140,7 @@ def test_missing_parts_of_combinations_are_filled() -> None:
     table["city"] = table["city"].where(rng.random(200) < 0.5)
     model = TabularDiffusion(
         constraints=[FixedCombinations(["city", "country"])],
-        width=16,
-        blocks=1,
-        max_steps=2,
-        progress=False,
-        random_state=0,
+        **HARDLY_TRAINED,
     ).fit(table)
     filled = model.impute(table, random_state=0)
     assert (filled["city"] == np.where(country == "DE", "Bonn", "Bath")).all()

@@ -60,20 +60,23 @@ class MaskingProcess:
     def __repr__(self) -> str:
         return f"MaskingProcess({self.variables})"
 
-    def hide(self, x: State, noise: Noise) -> Tensor:
+    def hide(self, x: State, noise: Noise, *, spread: bool = False) -> Tensor:
         """Draw which variables are hidden, their number m ~ U{1..D}; (B, D) bool.
 
         Every m is equally likely and, given m, every set: the law of the ELBO's outer expectation.
-        The numbers of a batch are spread evenly (systematic sampling): its mean loss varies less.
 
         Args:
-            x: Clean data.
+            x: Clean data, rows first.
             noise: Where the randomness comes from.
+            spread: Spread the numbers of a batch evenly (systematic sampling), so that its mean
+                loss varies less. A row's number then depends on how many rows there are.
         """
         rows, device = batch_size(x), device_of(x)
         uniform = noise.uniform(torch.empty(rows, self.variables + 1, device=device))
-        spread = (uniform[:1, -1] + torch.arange(rows, device=device) / max(rows, 1)) % 1.0
-        hidden = 1 + (spread * self.variables).floor().clamp(max=self.variables - 1)
+        place = uniform[:, -1]
+        if spread:
+            place = (place[:1] + torch.arange(rows, device=device) / max(rows, 1)) % 1.0
+        hidden = 1 + (place * self.variables).floor().clamp(max=self.variables - 1)
         rank = uniform[:, :-1].argsort(1).argsort(1)
         return rank < hidden[:, None]
 
@@ -107,7 +110,14 @@ class AnyOrderLoss(Objective):
 
     Hoogeboom et al. 2022, eq. 6. The denoiser is called as `denoiser(x, hidden)` and returns a
     `VariablePrediction`; its `process` is a `MaskingProcess`.
+
+    Args:
+        spread: See `MaskingProcess.hide`. Differential privacy needs False: whether a row is there
+            must not change what is hidden in the others.
     """
+
+    def __init__(self, *, spread: bool = False) -> None:
+        self.spread = spread
 
     def __call__(
         self,
@@ -129,7 +139,7 @@ class AnyOrderLoss(Objective):
         if cond is not None or t is not None:
             raise ConfigError("a masking denoiser takes neither a condition nor a time")
         process = denoiser.process
-        hidden = process.hide(x, noise.child("hidden"))
+        hidden = process.hide(x, noise.child("hidden"), spread=self.spread)
         prediction = denoiser(x, hidden)
         return self.loss(process, x, Corrupted(hidden, None), prediction, torch.empty(0))
 

@@ -73,7 +73,7 @@ class MaskedModel(TableModel):
 
     def objective(self) -> AnyOrderLoss:
         """See `TableModel.objective`."""
-        return AnyOrderLoss()
+        return AnyOrderLoss(spread=self.options["privacy"] is None)
 
     def training_options(self, rows: int) -> dict[str, Any]:
         """See `TableModel.training_options`."""
