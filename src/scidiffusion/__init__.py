@@ -3,7 +3,7 @@
 Five small roles carry everything: a *schedule* says how much noise there is at time t, a
 *process* how data of one space is noised and denoised, a *denoiser* what the clean data probably
 is, a *sampler* how to walk from noise to data, and *guidance* how to steer. A domain (`tabular`,
-`toy`) adds an encoding, a network and an estimator with `fit` and `sample`.
+`timeseries`, `toy`) adds an encoding, a network and an estimator with `fit` and `sample`.
 
 Importing this package loads nothing heavy; names and submodules are imported at first use.
 """
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from scidiffusion import samplers as samplers
     from scidiffusion import tabular as tabular
     from scidiffusion import testing as testing
+    from scidiffusion import timeseries as timeseries
     from scidiffusion import toy as toy
     from scidiffusion import training as training
     from scidiffusion.tabular import TabularDiffusion as TabularDiffusion
+    from scidiffusion.timeseries import DiffusionForecaster as DiffusionForecaster
     from scidiffusion.toy import DensityDiffusion as DensityDiffusion
 else:
     __getattr__, __dir__ = _lazy.attach(
         __name__,
         names={
             "DensityDiffusion": "scidiffusion.toy",
+            "DiffusionForecaster": "scidiffusion.timeseries",
             "TabularDiffusion": "scidiffusion.tabular",
         },
         submodules=(
@@ -41,6 +44,7 @@ else:
             "samplers",
             "tabular",
             "testing",
+            "timeseries",
             "toy",
             "training",
         ),
@@ -48,6 +52,7 @@ else:
 
 __all__ = [
     "DensityDiffusion",
+    "DiffusionForecaster",
     "TabularDiffusion",
     "__version__",
     "core",
@@ -57,6 +62,7 @@ __all__ = [
     "samplers",
     "tabular",
     "testing",
+    "timeseries",
     "toy",
     "training",
 ]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from scidiffusion._version import __version__
+from scidiffusion.cli.forecast import forecast
 from scidiffusion.cli.tabular import tabular
 
 app = typer.Typer(
@@ -15,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Diffusion models for scientific data: tables, series, molecules.",
 )
+app.add_typer(forecast, name="forecast", help="Forecasts and gap filling of series.")
 app.add_typer(tabular, name="tabular", help="Synthetic copies of mixed-type tables.")
 
 

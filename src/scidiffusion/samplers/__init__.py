@@ -1,6 +1,7 @@
 """Samplers: how to walk from noise to data, one method a file, one loop for all."""
 
 from scidiffusion.samplers.ancestral import Ancestral
+from scidiffusion.samplers.angular import AngularAB2
 from scidiffusion.samplers.base import Carry, Sampler, SinglePrediction, sample, trajectory
 from scidiffusion.samplers.ddim import DDIM, ddim_encode
 from scidiffusion.samplers.dpm_solver import DPMSolverPP
@@ -14,6 +15,7 @@ __all__ = [
     "DDIM",
     "SAMPLERS",
     "Ancestral",
+    "AngularAB2",
     "Carry",
     "DPMSolverPP",
     "EulerMaruyama",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from scidiffusion.errors import ConfigError
 from scidiffusion.samplers.ancestral import Ancestral
+from scidiffusion.samplers.angular import AngularAB2
 from scidiffusion.samplers.base import Sampler
 from scidiffusion.samplers.ddim import DDIM
 from scidiffusion.samplers.dpm_solver import DPMSolverPP
@@ -15,6 +16,7 @@ from scidiffusion.samplers.reverse_sde import EulerMaruyama
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "ancestral": Ancestral,
+    "angular_ab2": AngularAB2,
     "ddim": DDIM,
     "dpmpp_2m": DPMSolverPP,
     "dpmpp_sde": lambda: DPMSolverPP(sde=True),

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +95,7 @@ def train(
     config: TrainConfig | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train a denoiser in place; it ends in evaluation mode, on the device where it was.
 
@@ -112,6 +113,8 @@ def train(
         checkpoint_dir: Folder for a checkpoint, written every `config.checkpoint_every` seconds,
             when the run is interrupted or fails, and at its end. None writes no file anywhere.
         resume: Go on from the checkpoint in `checkpoint_dir`; where there is none, start.
+        trainer_kwargs: Further arguments of Lightning's `Trainer`, such as callbacks and a logger;
+            not those that this function sets itself.
 
     Returns:
         What the run did.
@@ -183,7 +186,7 @@ def train(
         with isolated_rng(device), _quiet_lightning(), interrupt:
             if compiled is not None:
                 compiled.compile()
-            _run(module, monitor, batches, device, store, interrupt)
+            _run(module, monitor, batches, device, store, interrupt, trainer_kwargs)
     finally:
         if compiled is not None:
             compiled._compiled_call_impl = None
@@ -224,6 +227,7 @@ def _run(
     device: torch.device,
     store: _Store | None,
     interrupt: _Interrupt,
+    trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> None:
     """Run Lightning's loop until there is a reason to stop; save what an exception leaves."""
     try:
@@ -236,7 +240,8 @@ def _run(
             callbacks: list[pl.Callback] = [monitor]
             if module.config.progress:
                 callbacks.append(ProgressBar(monitor))
-            _trainer(module, callbacks, device).fit(module, train_dataloaders=batches)
+            trainer = _trainer(module, callbacks, device, trainer_kwargs or {})
+            trainer.fit(module, train_dataloaders=batches)
         if monitor.stopped_by is None and interrupt.requested:
             raise KeyboardInterrupt
     except SystemExit as error:
@@ -256,24 +261,34 @@ def _run(
 
 
 def _trainer(
-    module: DiffusionModule, callbacks: list[pl.Callback], device: torch.device
+    module: DiffusionModule,
+    callbacks: list[pl.Callback],
+    device: torch.device,
+    extra: Mapping[str, Any],
 ) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        max_steps=module.config.max_steps - module.step,
-        max_epochs=-1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        default_root_dir=tempfile.gettempdir(),  # nothing is written there; the default is cwd
-        plugins=[LightningEnvironment()],
-    )
+    own: dict[str, Any] = {
+        "accelerator": "gpu" if device.type == "cuda" else "cpu",
+        "devices": [device.index or 0] if device.type == "cuda" else 1,
+        "max_steps": module.config.max_steps - module.step,
+        "max_epochs": -1,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "use_distributed_sampler": False,
+        "plugins": [LightningEnvironment()],
+    }
+    taken = sorted(own.keys() & extra.keys())
+    if taken:
+        raise ConfigError(
+            f"trainer_kwargs cannot set {taken[0]!r}: the training loop sets it itself, from the "
+            "options of the run (max_steps, budget, device, checkpoint_dir)"
+        )
+    # Nothing is written to the root; the default is the working folder.
+    free = {"logger": False, "default_root_dir": tempfile.gettempdir(), **extra}
+    free["callbacks"] = [*callbacks, *(extra.get("callbacks") or [])]
+    return pl.Trainer(**own, **free)
 
 
 class _Store:

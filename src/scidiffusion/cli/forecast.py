@@ -1,0 +1,307 @@
+"""The commands `scidiffusion forecast ...`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scidiffusion._files import check_writable_file, write_atomic
+from scidiffusion.cli.common import check_table_path, friendly_errors, read_table, write_table
+from scidiffusion.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scidiffusion.timeseries import DiffusionForecaster
+
+forecast = typer.Typer(no_args_is_help=True)
+
+DataFile = Annotated[
+    Path,
+    typer.Argument(metavar="DATA.csv", help="Series, wide or long: CSV or Parquet."),
+]
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of the model.")]
+Horizon = Annotated[
+    int, typer.Option("--horizon", "-H", help="Steps of a forecast (prediction_length).")
+]
+Time = Annotated[str | None, typer.Option(help="Column of times; default: found.")]
+Id = Annotated[str | None, typer.Option("--id", help="Column that names the series.")]
+Target = Annotated[
+    list[str] | None, typer.Option(help="Column of values; repeatable; default: all others.")
+]
+Known = Annotated[
+    list[str] | None,
+    typer.Option(help="Covariate known in advance, also over the horizon; repeatable."),
+]
+Past = Annotated[list[str] | None, typer.Option(help="Covariate of the past; repeatable.")]
+Freq = Annotated[str | None, typer.Option(help="Frequency (h, D, M, ...); default: found.")]
+Budget = Annotated[str | None, typer.Option(help="Training time: seconds, or 90s, 2min, 1h30m.")]
+Method = Annotated[str, typer.Option(help="window or timegrad.")]
+Samples = Annotated[int | None, typer.Option("--samples", "-n", help="Paths of a forecast.")]
+Steps = Annotated[int | None, typer.Option(help="Network evaluations of a forecast.")]
+Seed = Annotated[int | None, typer.Option(help="Seed; the same seed gives the same result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+FutureFile = Annotated[
+    Path | None, typer.Option(help="Covariates known over the horizon, if not in DATA.")
+]
+
+
+@forecast.command()
+@friendly_errors
+def fit(
+    data: DataFile,
+    model: ModelFolder,
+    horizon: Horizon,
+    time: Time = None,
+    item_id: Id = None,
+    target: Target = None,
+    known: Known = None,
+    past: Past = None,
+    freq: Freq = None,
+    budget: Budget = "5min",
+    max_steps: Annotated[int | None, typer.Option(help="Training steps at most.")] = None,
+    method: Method = "window",
+    joint: Annotated[
+        bool | None, typer.Option("--joint/--separate", help="Forecast the series jointly or not.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted fit stopped.")
+    ] = False,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Learn series and write the model.
+
+    An interrupted fit leaves a checkpoint in the folder MODEL.checkpoint; the same command with
+    --resume goes on from there.
+    """
+    from scidiffusion.persistence import check_writable
+
+    check_writable(model)
+    forecaster = _forecaster(
+        horizon, time, item_id, target, known, past, freq, budget, max_steps, method, joint,
+        # A resumed run must have the seed of the run it resumes: without --seed it is 0.
+        0 if seed is None else seed, device, quiet,
+    )  # fmt: skip
+    frame = read_table(data)
+    checkpoint = model.with_name(model.name + ".checkpoint")
+    try:
+        forecaster.fit(frame, checkpoint_dir=checkpoint, resume=resume)
+    except (KeyboardInterrupt, SystemExit):
+        typer.secho(
+            f"Stopped. The same command with --resume goes on from {checkpoint}.", err=True
+        )
+        raise
+    forecaster.save(model)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    result = forecaster.training_
+    typer.echo(
+        f"Learned {data} (freq {forecaster.freq_}) in {result.seconds:.0f} s "
+        f"({result.steps:,} steps, stopped by {result.stopped_by}); the model is in {model}."
+    )
+
+
+@forecast.command()
+@friendly_errors
+def predict(
+    model: ModelFolder,
+    data: DataFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="Forecasts (or Parquet).")],
+    future: FutureFile = None,
+    quantile: Annotated[
+        list[float] | None, typer.Option(help="Level to write; repeatable.")
+    ] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="Write the paths themselves.")] = False,
+    samples: Samples = None,
+    steps: Steps = None,
+    lower: Annotated[
+        float | None, typer.Option(help="No value lies below (0 for counts).")
+    ] = None,
+    upper: Annotated[float | None, typer.Option(help="No value lies above.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Forecast what comes after the data."""
+    from scidiffusion.timeseries import Wishes
+    from scidiffusion.timeseries.forecaster import QUANTILES
+
+    check_table_path(out)
+    forecaster = _load(model, device, quiet)
+    options: dict[str, Any] = {}
+    if lower is not None or upper is not None:
+        options["guidance"] = Wishes(lower=lower, upper=upper)
+    result = forecaster.predict(
+        read_table(data),
+        future=None if future is None else read_table(future),
+        quantiles=None if paths else (quantile or QUANTILES),
+        num_samples=samples,
+        num_steps=steps,
+        random_state=seed,
+        **options,
+    )
+    write_table(_flat(result), out)
+    typer.echo(f"Wrote {len(result):,} rows to {out}.")
+
+
+@forecast.command()
+@friendly_errors
+def backtest(
+    data: DataFile,
+    horizon: Horizon,
+    windows: Annotated[int, typer.Option("-w", help="Windows at the end.")] = 5,
+    time: Time = None,
+    item_id: Id = None,
+    target: Target = None,
+    known: Known = None,
+    past: Past = None,
+    freq: Freq = None,
+    budget: Budget = "5min",
+    max_steps: Annotated[int | None, typer.Option(help="Training steps at most.")] = None,
+    method: Method = "window",
+    joint: Annotated[
+        bool | None, typer.Option("--joint/--separate", help="Forecast the series jointly or not.")
+    ] = None,
+    samples: Samples = None,
+    steps: Steps = None,
+    out: Annotated[Path | None, typer.Option(help="Scores as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the first series.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Fit without the last horizons, forecast them, and score beside the floors."""
+    from rich.console import Console
+
+    for target_file in (out, plot):
+        if target_file is not None:
+            check_writable_file(target_file)
+    forecaster = _forecaster(
+        horizon, time, item_id, target, known, past, freq, budget, max_steps, method, joint,
+        seed, device, quiet,
+    )  # fmt: skip
+    result = forecaster.backtest(
+        read_table(data), windows, num_samples=samples, num_steps=steps, show=False
+    )
+    Console().print(result.render())
+    if out is not None:
+        write_atomic(out, (result.to_json() + "\n").encode())
+    if plot is not None:
+        result.plot(path=plot)
+
+
+@forecast.command()
+@friendly_errors
+def impute(
+    model: ModelFolder,
+    data: DataFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="Filled series (or Parquet).")],
+    draw: Annotated[
+        int | None, typer.Option(help="Fill in this path instead of the median of the paths.")
+    ] = None,
+    samples: Samples = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Fill the missing values of series."""
+    check_table_path(out)
+    forecaster = _load(model, device, quiet)
+    frame = read_table(data)
+    filled = forecaster.impute(
+        frame, num_samples=samples, num_steps=steps, draw=draw, random_state=seed
+    )
+    write_table(_flat(filled), out)
+    typer.echo(f"Wrote {len(filled):,} rows to {out}.")
+
+
+@forecast.command()
+@friendly_errors
+def plot(
+    model: ModelFolder,
+    data: DataFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT.png", help="Picture (png, pdf, svg).")],
+    future: FutureFile = None,
+    series: Annotated[str | None, typer.Option(help="Series of a long table.")] = None,
+    samples: Samples = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Draw a fan chart of the forecast."""
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise InputError(f"cannot draw {out}: the name must end in .png, .pdf or .svg")
+    check_writable_file(out)
+    forecaster = _load(model, device, quiet)
+    forecaster.plot(
+        read_table(data),
+        series=series,
+        path=out,
+        future=None if future is None else read_table(future),
+        num_samples=samples,
+        num_steps=steps,
+        random_state=seed,
+    )
+    typer.echo(f"Drew {out}.")
+
+
+def _load(model: Path, device: str, quiet: bool) -> DiffusionForecaster:
+    from scidiffusion.timeseries import DiffusionForecaster
+
+    forecaster: DiffusionForecaster = DiffusionForecaster.load(model, device=device)
+    return forecaster.set_params(progress=not quiet)
+
+
+def _forecaster(
+    horizon: int,
+    time: str | None,
+    item_id: str | None,
+    target: list[str] | None,
+    known: list[str] | None,
+    past: list[str] | None,
+    freq: str | None,
+    budget: str | None,
+    max_steps: int | None,
+    method: str,
+    joint: bool | None,
+    seed: int | None,
+    device: str,
+    quiet: bool,
+) -> DiffusionForecaster:
+    from scidiffusion.timeseries import DiffusionForecaster
+
+    return DiffusionForecaster(
+        horizon,
+        freq=freq,
+        time=time,
+        item_id=item_id,
+        target=target or None,
+        known=known or (),
+        past=past or (),
+        multivariate=joint,
+        method=method,
+        budget=budget,
+        options=None if max_steps is None else {"max_steps": max_steps},
+        device=device,
+        random_state=seed,
+        progress=not quiet,
+    )
+
+
+def _flat(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose index and columns are plain, as a file has them."""
+    import pandas as pd
+
+    if isinstance(frame.columns, pd.MultiIndex):
+        frame = frame.set_axis(["/".join(map(str, name)) for name in frame.columns], axis=1)
+    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None:
+        return frame
+    names = [name or "time" for name in frame.index.names]
+    return frame.rename_axis(names).reset_index()

@@ -1,0 +1,203 @@
+"""Backtests: forecasts from past origins, scored beside the floors.
+
+The last `windows` horizons of every item are forecast, each from its own origin, by one model that
+has seen nothing of them. The scores stand beside those of forecasters that need no training, since
+a figure alone says nothing: on many series a random walk is hard to beat.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scidiffusion.errors import DataError, InputError
+from scidiffusion.timeseries.floors import FLOORS
+from scidiffusion.timeseries.frequency import seasons
+from scidiffusion.timeseries.model import SeriesModel
+from scidiffusion.timeseries.scores import (
+    ForecastScores,
+    pit_values,
+    render_scores,
+    score_forecasts,
+)
+from scidiffusion.timeseries.series import Series, SeriesSet
+
+OURS = "diffusion"
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Forecasts from past origins and their scores.
+
+    Args:
+        scores: Name of the forecaster -> its scores; "diffusion" and the floors.
+        samples: (N, S, H, D) paths of the diffusion, item by item, oldest origin first.
+        observed: (N, H, D) what came.
+        pasts: The N series up to their origins.
+        windows: Number of origins an item.
+        horizon: Steps H.
+    """
+
+    scores: dict[str, ForecastScores]
+    samples: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    pasts: tuple[Series, ...]
+    windows: int
+    horizon: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a forecaster, one column a score."""
+        return pd.DataFrame({name: row.as_dict() for name, row in self.scores.items()}).T
+
+    def to_json(self) -> str:
+        """The scores as JSON."""
+        return json.dumps({name: row.as_dict() for name, row in self.scores.items()}, indent=1)
+
+    def render(self) -> Any:
+        """The scores as a `rich.table.Table`."""
+        return render_scores(
+            self.scores, title=f"Backtest: {self.windows} windows of {self.horizon} steps"
+        )
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=110, record=True, file=open_null())
+        console.print(self.render())
+        return console.export_text()
+
+    def pit(self, seed: int = 0) -> NDArray[np.float64]:
+        """(N, H, D) probability integral transforms, uniform for calibrated forecasts."""
+        return pit_values(self.observed, self.samples, seed=seed)
+
+    def plot(self, item: int = 0, *, path: str | Path | None = None) -> Any:
+        """Draw the forecasts of one item over what came; see `plots.plot_backtest`."""
+        from scidiffusion.timeseries.plots import plot_backtest
+
+        last = self.pasts[(item + 1) * self.windows - 1]
+        target = np.concatenate(
+            [last.target, self.observed[(item + 1) * self.windows - 1].T], axis=1
+        )
+        index = pd.period_range(last.start, periods=target.shape[1], freq=last.start.freq)
+        shown = min(target.shape[1], (self.windows + 3) * self.horizon)
+        actual = pd.DataFrame(target.T, index=index, columns=list(last.names))[-shown:]
+        parts = []
+        for number in range(item * self.windows, (item + 1) * self.windows):
+            past = self.pasts[number]
+            start = past.start + past.length
+            steps = pd.period_range(start, periods=self.horizon, freq=start.freq)
+            parts.append((steps, self.samples[number]))
+        return plot_backtest(parts, actual, path=path)
+
+    def plot_pit(self, *, path: str | Path | None = None) -> Any:
+        """Draw the histogram of `pit`; see `plots.plot_pit`."""
+        from scidiffusion.timeseries.plots import plot_pit
+
+        return plot_pit(self.pit(), path=path)
+
+
+def open_null() -> Any:
+    """A stream that keeps nothing."""
+    import io
+
+    return io.StringIO()
+
+
+def split_backtest(
+    series: SeriesSet, horizon: int, windows: int
+) -> tuple[SeriesSet, list[Series], NDArray[np.float64]]:
+    """Cut off what is to be forecast.
+
+    Args:
+        series: The items.
+        horizon: Steps H of a window.
+        windows: Number of windows, one after another at the end.
+
+    Returns:
+        The series before the first window; the pasts of all windows, item by item; what came,
+        (N, H, D).
+
+    Raises:
+        InputError: if `windows` is not a positive integer.
+        DataError: if an item is too short; the message says how long it must be.
+    """
+    if isinstance(windows, bool) or not isinstance(windows, int) or windows < 1:
+        raise InputError(f"windows must be an integer >= 1, got {windows!r}")
+    needed = (windows + 1) * horizon + 1
+    for item in series:
+        if item.length < needed:
+            raise DataError(
+                f"series {item.item_id!r} has {item.length} steps; a backtest of {windows} windows "
+                f"of {horizon} steps needs at least {needed}; ask for fewer windows"
+            )
+    before = SeriesSet([item.cut(item.length - windows * horizon) for item in series], series.freq)
+    pasts, observed = [], []
+    for item in series:
+        for window in range(windows, 0, -1):
+            origin = item.length - window * horizon
+            pasts.append(item.cut(origin))
+            observed.append(item.target[:, origin : origin + horizon].T)
+    return before, pasts, np.stack(observed)
+
+
+def run_backtest(
+    model: SeriesModel,
+    pasts: Sequence[Series],
+    observed: NDArray[np.float64],
+    windows: int,
+    *,
+    num_samples: int = 100,
+    num_steps: int | None = None,
+    seed: int = 0,
+    floors: Sequence[str] = tuple(FLOORS),
+    progress: Callable[[int], None] | None = None,
+) -> Backtest:
+    """Forecast from every past and score, beside the floors.
+
+    Args:
+        model: Fitted on nothing of `observed`.
+        pasts: N series up to their origins.
+        observed: (N, H, D).
+        windows: Number of origins an item.
+        num_samples: Paths a forecast.
+        num_steps: Network evaluations.
+        seed: Seed.
+        floors: Names of `FLOORS`.
+        progress: Called with the number of forecasts done.
+    """
+    horizon = observed.shape[1]
+    periods = seasons(model.freq)
+    season = periods[0] if periods else 1
+    samples = np.stack(
+        model.forecast(
+            pasts, num_samples=num_samples, num_steps=num_steps, seed=seed, progress=progress
+        )
+    )
+    train = [past.target for past in pasts]
+    last = np.stack([_last(past.target) for past in pasts])
+
+    def score(paths: NDArray[np.float64]) -> ForecastScores:
+        return score_forecasts(observed, paths, last=last, train=train, season=season, seed=seed)
+
+    scores = {OURS: score(samples)}
+    for name in floors:
+        paths = [
+            FLOORS[name](past, horizon, num_samples, season=season, seed=seed + number)
+            for number, past in enumerate(pasts)
+        ]
+        scores[name] = score(np.stack(paths))
+    return Backtest(scores, samples, observed, tuple(pasts), windows, horizon)
+
+
+def _last(target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Last observed value of each series, (D,); NaN where there is none."""
+    return np.array(
+        [row[np.isfinite(row)][-1] if np.isfinite(row).any() else np.nan for row in target]
+    )

@@ -1,0 +1,167 @@
+r"""The denoiser of windows: a network's correction of the Gaussian floor.
+
+In the residual space of a `Frame`, with noise of the frame's own covariance and a schedule that
+preserves variance, scale^2 + std^2 = 1, noisy residuals of Gaussian data have the floor's variance
+at every noise level, and their best v = scale eps - std x0 (Salimans & Ho 2022) is 0. So
+
+    v = -shrinkage sd F(z / sd, h, log(std / scale)),      x0 = scale z - std v,
+
+where sd is the floor's standard deviation of the cell, F the network and h what its encoder says
+of the window: the preconditioning of Karras et al. 2022, eq. 7, for data of unit variance. With
+F = 0, or shrinkage = 0, it is the floor, which the sampler `AngularAB2` draws from exactly in any
+number of steps. The encoder runs once a window; samples and steps share h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scidiffusion.core.gaussian import GaussianProcess
+from scidiffusion.core.prediction import Parameterization, Prediction
+from scidiffusion.core.rng import Noise
+from scidiffusion.core.schedules import CosineVP, NoiseSchedule, as_time
+from scidiffusion.timeseries.bank import Window
+from scidiffusion.timeseries.features import cell_features, given_cells
+from scidiffusion.timeseries.floor import ForecastFloor
+from scidiffusion.timeseries.frame import Colour, Frame
+from scidiffusion.timeseries.kriging import KrigingFloor
+from scidiffusion.timeseries.network import WindowNetwork
+
+LOG_SNR_MIN = -8.0
+"""At t = 1 a share of 3e-4 of the signal's variance is left."""
+
+
+def window_schedule() -> CosineVP:
+    """Noise levels of residuals: uniform times are uniform in the angle arctan(std / scale)."""
+    return CosineVP(LOG_SNR_MIN)
+
+
+class ColouredProcess(GaussianProcess):
+    """Gaussian diffusion of residuals with the noise of a frame.
+
+    Rows are (window, sample) pairs, windows first.
+
+    Args:
+        schedule: Noise levels.
+        law: Square root of the noise's covariance.
+        windows: Number of windows B of a state.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, law: Colour, windows: int) -> None:
+        super().__init__(schedule, parameterization=Parameterization.V)
+        self.law, self.windows = law, windows
+
+    def draw(self, like: Tensor, noise: Noise) -> Tensor:
+        """Draw noise of the frame's covariance."""
+        white = noise.normal(like).unflatten(0, (self.windows, -1))
+        return self.law.colour(white).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of B windows before a sample is drawn.
+
+    Args:
+        frame: Their residual spaces.
+        h: (B, D, Z / patch, width) encoded tokens of the zone.
+        seen: (B, D, Z) bool, cells of the zone that carry a residual; None is all.
+        hidden: (B, D, Z) bool, cells that are to be drawn; None is all.
+    """
+
+    frame: Frame
+    h: Tensor
+    seen: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+class WindowDenoiser(nn.Module):
+    """Predict clean residuals; a `scidiffusion.core.Denoiser` whose condition is a `Context`.
+
+    Args:
+        network: Encoder and denoiser.
+        floor: Gaussian floor of forecasts.
+        kriging: Gaussian floor of gaps, over whole windows.
+        context_length: Steps before the origin that the encoder sees.
+    """
+
+    def __init__(
+        self,
+        network: WindowNetwork,
+        floor: ForecastFloor,
+        kriging: KrigingFloor,
+        context_length: int,
+    ) -> None:
+        super().__init__()
+        self.network, self.floor, self.kriging = network, floor, kriging
+        self.context_length = context_length
+        # Beta is the best reverse variance for standard normal data, which is the floor.
+        self.process = GaussianProcess(
+            window_schedule(), variance="beta", parameterization=Parameterization.V
+        )
+        self.shrinkage: Tensor
+        self.register_buffer("shrinkage", torch.ones(()))
+
+    def forecast_context(self, window: Window) -> Context:
+        """Encode windows whose cells from the origin on are hidden."""
+        network, given = self.network, given_cells(window)
+        with torch.no_grad():
+            frame = self.floor.frame(window)
+            length = self.context_length + window.ahead
+            channels, summaries = cell_features(
+                window, given, frame.base, frame.scale, network.layout, length
+            )
+        h = network.encode(
+            channels, summaries, window.series, window.static_real, window.static_cat
+        )
+        return Context(frame, h[:, :, -(window.ahead // network.size.patch) :])
+
+    def gap_context(self, window: Window, hidden: Tensor) -> Context:
+        """Encode windows of `kriging.length` steps in which the cells `hidden` are hidden.
+
+        Args:
+            window: B windows.
+            hidden: (B, D, L) bool. Cells that are not observed are hidden in any case.
+        """
+        network = self.network
+        given = window.observed & ~hidden
+        with torch.no_grad():
+            frame = self.kriging.frame(window, given)
+            channels, summaries = cell_features(
+                window, given, frame.base, frame.scale, network.layout, given.shape[-1]
+            )
+        h = network.encode(
+            channels, summaries, window.series, window.static_real, window.static_cat
+        )
+        return Context(frame, h, seen=~given, hidden=~given)
+
+    def velocity(self, z: Tensor, sigma: Tensor, context: Context) -> Tensor:
+        """Predict v of noisy residuals.
+
+        Args:
+            z: (B, S, D, Z).
+            sigma: std / scale, (B, S), or (1, 1) for all.
+            context: Of the B windows.
+
+        Returns:
+            (B, S, D, Z).
+        """
+        sd = context.frame.std[:, None]
+        if context.seen is not None:
+            z = torch.where(context.seen[:, None], z, 0.0)
+        c_noise = 0.25 * sigma.log().to(z.dtype)
+        output = self.network(z / sd, c_noise, context.h, context.seen)
+        return -self.shrinkage * sd * output
+
+    def forward(self, z: Tensor, t: Tensor, cond: Any = None) -> Prediction:
+        """Predict the rows (B * S, D, Z); see `Denoiser`."""
+        context: Context = cond
+        windows = context.h.shape[0]
+        marginal = self.process.schedule.marginal(as_time(t).to(z.device))
+        sigma = marginal.sigma
+        sigma = sigma.reshape(1, 1) if sigma.ndim == 0 else sigma.reshape(windows, -1)
+        v = self.velocity(z.unflatten(0, (windows, -1)), sigma, context).flatten(0, 1)
+        return Prediction(z, marginal, v, Parameterization.V)

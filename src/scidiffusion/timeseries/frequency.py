@@ -1,0 +1,443 @@
+"""Frequencies: one canonical name each, read off stamps, with their seasons and calendar.
+
+Frequencies are spoken of as *periods* throughout: a step is a span of time, and whether a table
+stamps it at its start or at its end is a matter of the table
+(`scidiffusion.timeseries.frames`). The canonical name is the alias `pandas.Period` takes: "30min",
+"h", "D", "B", "W-SUN", "M", "Q-DEC", "Y-DEC", with a multiple in front.
+
+pandas has deprecated periods of business days ("B") without a replacement that can be counted.
+They are used here all the same, their FutureWarning silenced by `quiet_business_days`.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import lru_cache
+from typing import Literal, NoReturn
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scidiffusion.errors import ConfigError, DataError
+
+__all__ = [
+    "calendar_cycles",
+    "calendar_features",
+    "calendar_size",
+    "infer_freq",
+    "normalise_freq",
+    "periods_of",
+    "quiet_business_days",
+    "seasons",
+    "split_freq",
+    "to_offset_alias",
+]
+
+NANOSECONDS = {
+    "D": 86_400_000_000_000,
+    "h": 3_600_000_000_000,
+    "min": 60_000_000_000,
+    "s": 1_000_000_000,
+    "ms": 1_000_000,
+    "us": 1_000,
+    "ns": 1,
+}
+"""Length of the units that have one, the longest first."""
+DAY = NANOSECONDS["D"]
+_WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+# Months and milliseconds differ from minutes and from each other in their capitals alone.
+_CASED = dict.fromkeys(("M", "ME", "MS", "BM", "BME", "BMS"), "M") | {"ms": "ms", "L": "ms"}
+_NAMES = {
+    "D": "d day days daily",
+    "h": "h hr hour hours hourly",
+    "min": "t min mins minute minutes minutely",
+    "s": "s sec secs second seconds secondly",
+    "us": "us u",
+    "ns": "ns n",
+    "B": "b bday bdays",
+    "W": "w week weeks weekly",
+    "M": "month months monthly",
+    "Q": "q qe qs bq bqe bqs quarter quarters quarterly",
+    "Y": "a as y ye ys ba bas by bye bys year years yearly annual annually",
+}
+_UNITS = {name: unit for unit, names in _NAMES.items() for name in names.split()}
+_PATTERN = re.compile(r"([+-]?\d+(?:\.\d+)?)?\s*([A-Za-z]+)(?:-([A-Za-z]{3}))?")
+_MAX_SEASON = 3600
+"""Longest season in steps, an hour of seconds; a longer one does not fit a window."""
+
+
+@contextmanager
+def quiet_business_days() -> Iterator[None]:
+    """Silence the FutureWarning that pandas gives for every period of business days."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Period(Dtype\[B\]| with BDay)", FutureWarning)
+        yield
+
+
+def normalise_freq(freq: str) -> str:
+    """Return the canonical period alias of a frequency.
+
+    Args:
+        freq: An alias of pandas, old or new, of periods or of stamps ("H", "30T", "MS", "QE-DEC",
+            "W", "2h", "1.5h"), or an English word ("hourly", "day").
+
+    Returns:
+        The alias for `pandas.Period`. Multiples become the longest unit that divides them ("60min"
+        is "h", "24h" is "D"); starts and ends of months, quarters and years are the same periods.
+
+    Raises:
+        ConfigError: for a name that is unknown or a multiple that is not positive.
+
+    Example:
+        >>> [normalise_freq(freq) for freq in ("H", "30T", "MS", "Q", "AS", "W", "24h")]
+        ['h', '30min', 'M', 'Q-DEC', 'Y-DEC', 'W-SUN', 'D']
+    """
+    number, unit, anchor = _parse(freq)
+    return (str(number) if number != 1 else "") + unit + (f"-{anchor}" if anchor else "")
+
+
+def split_freq(freq: str) -> tuple[int, str]:
+    """Return the multiple of a frequency and the period alias of its single step.
+
+    Example:
+        >>> split_freq("2W-MON")
+        (2, 'W-MON')
+    """
+    number, unit, anchor = _parse(freq)
+    return number, unit + (f"-{anchor}" if anchor else "")
+
+
+def to_offset_alias(freq: str, at: Literal["start", "end"] = "end") -> str:
+    """Return the alias for stamps, as in `pandas.date_range`.
+
+    Args:
+        freq: Any frequency.
+        at: Whether months, quarters and years are stamped on their first or last day.
+
+    Example:
+        >>> to_offset_alias("M"), to_offset_alias("M", "start"), to_offset_alias("Q", "start")
+        ('ME', 'MS', 'QS-JAN')
+    """
+    number, unit, anchor = _parse(freq)
+    if unit in ("M", "Q", "Y"):
+        unit += "E" if at == "end" else "S"
+        if anchor and at == "start":
+            anchor = _MONTHS[(_MONTHS.index(anchor) + 1) % 12]
+    return (str(number) if number != 1 else "") + unit + (f"-{anchor}" if anchor else "")
+
+
+@lru_cache(maxsize=1024)
+def _parse(freq: str) -> tuple[int, str, str]:
+    """Multiple, unit and anchor ("" if none)."""
+    match = _PATTERN.fullmatch(freq.strip()) if isinstance(freq, str) else None
+    if not match:
+        _unknown(freq)
+    number, name, anchor = Fraction(match[1] or 1), match[2], (match[3] or "").upper()
+    if name == "m":
+        raise ConfigError('freq "m" may be a month or a minute: say "M" or "min"')
+    unit = _CASED.get(name) or _UNITS.get(name.lower())
+    if unit is None:
+        _unknown(freq)
+    if number <= 0:
+        raise ConfigError(
+            f'freq {freq!r} must be a positive multiple, such as "{abs(number) or 1}{unit}"'
+        )
+    if unit in NANOSECONDS:
+        length = number * NANOSECONDS[unit]
+        if anchor or length.denominator != 1:
+            _unknown(freq)
+        unit = next(name for name in NANOSECONDS if length % NANOSECONDS[name] == 0)
+        return int(length // NANOSECONDS[unit]), unit, ""
+    if number.denominator != 1:
+        raise ConfigError(
+            f"freq {freq!r}: {unit} cannot be split into parts; give whole multiples"
+        )
+    allowed = _WEEKDAYS if unit == "W" else _MONTHS if unit in ("Q", "Y") else ()
+    if anchor and anchor not in allowed:
+        _unknown(freq)
+    if allowed:
+        at_start = name.upper() in ("QS", "BQS", "AS", "YS", "BAS", "BYS")
+        if anchor and at_start:
+            anchor = _ending(unit, _MONTHS.index(anchor) + (2 if unit == "Q" else 11))
+        anchor = anchor or ("SUN" if unit == "W" else "DEC")
+    return int(number), unit, anchor
+
+
+def _ending(unit: str, month: int) -> str:
+    """Anchor of the quarters or years one of which ends in `month`, counted from January 0.
+
+    Of the four names for the same quarters it is the last of the year, Q-DEC rather than Q-SEP.
+    """
+    return _MONTHS[month % 3 + 9 if unit == "Q" else month % 12]
+
+
+def _unknown(freq: object) -> NoReturn:
+    raise ConfigError(
+        f'freq {freq!r} is not known; examples are "30min", "h", "D", "B" (business days), '
+        '"W-SUN", "M", "Q", "Y", and multiples such as "2h"'
+    )
+
+
+def infer_freq(index: pd.DatetimeIndex | pd.PeriodIndex, item_id: str) -> str:
+    """Read the frequency off the stamps of one series.
+
+    Steps may be missing as long as the smallest spacing divides every other. Months, quarters and
+    years may be stamped on any one day of the month, the last day, or the first or last working
+    day. Stamps on working days alone, over at least one weekend, are business days. A weekly
+    frequency ends on the day of its stamps.
+
+    Args:
+        index: At least 3 stamps, all different, in any order. With a time zone, steps of a day or
+            longer are looked for in local time, shorter ones in UTC first.
+        item_id: Name of the series, for messages.
+
+    Returns:
+        The canonical frequency.
+
+    Raises:
+        DataError: if there are too few stamps, one occurs twice, or they are irregular; it names
+            the first irregular stamp and its neighbours.
+    """
+    if isinstance(index, pd.PeriodIndex):
+        return normalise_freq(index.freqstr)
+    if index.tz is None:
+        return _infer(index, item_id)
+    wall, universal = index.tz_localize(None), index.tz_convert("UTC").tz_localize(None)
+    try:
+        freq = _infer(wall, item_id)
+    except DataError:
+        # An hour that local clocks repeat or leave out makes regular stamps look irregular.
+        return _infer(universal, item_id)
+    if split_freq(freq)[1] in NANOSECONDS and split_freq(freq)[1] != "D":
+        try:
+            return _infer(universal, item_id)
+        except DataError:
+            return freq
+    return freq
+
+
+def _infer(index: pd.DatetimeIndex, item_id: str) -> str:
+    values = np.sort(index.as_unit("ns").asi8)
+    gaps = np.diff(values)
+    if len(values) < 3:
+        raise DataError(
+            f"series {item_id!r} has {len(values)} time stamps, too few to tell its frequency; "
+            'give freq, e.g. freq="h"'
+        )
+    if (gaps == 0).any():
+        twice = pd.Timestamp(values[int(np.argmin(gaps))])
+        raise DataError(f"series {item_id!r} has two values at {twice}; keep one of them")
+    smallest = int(gaps.min())
+    months = _months(values) if smallest >= 28 * DAY else None
+    if months:
+        return months
+    regular = bool((gaps % smallest == 0).all())
+    if (smallest == DAY or not regular) and _business_days(values):
+        return "B"
+    if not regular:
+        _irregular(values, gaps, item_id)
+    if smallest % (7 * DAY) == 0:
+        return normalise_freq(f"{smallest // (7 * DAY)}W-{_weekday(int(values[0]))}")
+    return normalise_freq(f"{smallest}ns")
+
+
+def _weekday(value: int) -> str:
+    return _WEEKDAYS[pd.Timestamp(value).weekday()]
+
+
+def _business_days(values: NDArray[np.int64]) -> bool:
+    days = (values // DAY).view("M8[D]")
+    if len(np.unique(values % DAY)) > 1 or not np.is_busday(days).all():
+        return False
+    working, all_days = np.busday_count(days[:-1], days[1:]), np.diff(days.astype(np.int64))
+    return bool(working.min() == 1 and (working < all_days).any())
+
+
+def _months(values: NDArray[np.int64]) -> str | None:
+    """Frequency of stamps that are whole months apart, or None."""
+    days = (values // DAY).view("M8[D]")
+    months = days.astype("M8[M]")
+    first, following = months.astype("M8[D]"), (months + 1).astype("M8[D]")
+    ends = (days == following - 1).all() or (
+        days == np.busday_offset(following, -1, roll="forward")
+    ).all()
+    starts = (days == np.busday_offset(first, 0, roll="forward")).all() or len(
+        np.unique(days - first)
+    ) == 1
+    steps = np.diff(months.astype(np.int64))
+    step = int(steps.min())
+    if len(np.unique(values % DAY)) > 1 or not (ends or starts) or (steps % step).any():
+        return None
+    last = int(months[0].astype(np.int64)) + (0 if ends else step - 1)
+    if step % 12 == 0:
+        return normalise_freq(f"{step // 12}Y-{_ending('Y', last)}")
+    if step % 3 == 0:
+        # A stamp on the first day opens a quarter, whatever the multiple.
+        last = last if ends else int(months[0].astype(np.int64)) + 2
+        return normalise_freq(f"{step // 3}Q-{_ending('Q', last)}")
+    return normalise_freq(f"{step}M")
+
+
+def _irregular(values: NDArray[np.int64], gaps: NDArray[np.int64], item_id: str) -> NoReturn:
+    """Raise for the first stamp off the grid of the most frequent spacing."""
+    lengths, counts = np.unique(gaps, return_counts=True)
+    usual = int(lengths[np.argmax(counts)])
+    if usual >= 28 * DAY:
+        # Months differ in length: what their stamps have in common is the day.
+        day = np.asarray(pd.DatetimeIndex(values).day)
+        off = day != np.bincount(day).argmax()
+        alias = "MS"
+        spacing = f"{usual // DAY} days"
+    else:
+        off = np.concatenate([[False], gaps % usual != 0])
+        alias = normalise_freq(f"{usual}ns")
+        spacing = alias
+    place = int(np.argmax(off))
+    stamps = [str(stamp) for stamp in pd.DatetimeIndex(values)]
+    beside = f"after {stamps[place - 1]}" if place else "first"
+    if place + 1 < len(stamps):
+        beside += f" and before {stamps[place + 1]}"
+    raise DataError(
+        f"series {item_id!r} is irregular at {stamps[place]} ({beside}), where steps of "
+        f"{spacing} are usual; put it on a grid, e.g. with df.resample({alias!r}).mean()"
+    )
+
+
+def seasons(freq: str) -> tuple[int, ...]:
+    """Return the periods with which series of a frequency tend to repeat, in steps, increasing.
+
+    Hours and minutes have a day and a week (where that is at most 3600 steps), seconds a minute
+    and an hour, days a week, business days five of them, weeks, months and quarters a year; years
+    have none. Of a multiple such as "2h" those are kept that are whole and more than one step.
+
+    Example:
+        >>> seasons("h"), seasons("30min"), seasons("2h"), seasons("5h"), seasons("Y")
+        ((24, 168), (48, 336), (12, 84), (), ())
+    """
+    number, unit, _ = _parse(freq)
+    if unit in NANOSECONDS:
+        if unit == "D" and number % 7 == 0:
+            number, cycles = number // 7, (52,)
+        else:
+            names = {"h": "Dw", "min": "Dw", "s": "mh", "D": "w"}.get(unit, "")
+            lengths = {"D": DAY, "w": 7 * DAY, "h": DAY // 24, "m": DAY // 1440}
+            cycles = tuple(lengths[name] // NANOSECONDS[unit] for name in names)
+    else:
+        cycles = {"B": (5,), "W": (52,), "M": (12,), "Q": (4,)}.get(unit, ())
+    whole = (cycle // number for cycle in cycles if cycle % number == 0)
+    return tuple(season for season in whole if 1 < season <= _MAX_SEASON)
+
+
+# Cycles and their length in nanoseconds, or in the unit itself where it has no fixed length.
+_CYCLES: dict[str, dict[str, float]] = {
+    "ns": {},
+    "us": {},
+    "ms": {"minute": DAY / 1440, "hour": DAY / 24, "day": DAY},
+    "s": {"minute": DAY / 1440, "hour": DAY / 24, "day": DAY, "week": 7 * DAY},
+    "min": {"hour": DAY / 24, "day": DAY, "week": 7 * DAY, "year": 365 * DAY},
+    "h": {"day": DAY, "week": 7 * DAY, "year": 365 * DAY},
+    "D": {"week": 7 * DAY, "month": 30 * DAY, "year": 365 * DAY},
+    "B": {"week": 5, "month": 21, "year": 260},
+    "W": {"month": 4, "year": 52},
+    "M": {"year": 12},
+    "Q": {"year": 4},
+    "Y": {},
+}
+
+
+def _cycles(freq: str) -> list[str]:
+    """Names of the cycles that hold at least two steps."""
+    number, unit, _ = _parse(freq)
+    step = number * NANOSECONDS.get(unit, 1)
+    return [name for name, length in _CYCLES[unit].items() if 2 * step <= length]
+
+
+def calendar_cycles(freq: str) -> dict[str, float]:
+    """Return the cycles of `calendar_features` by name, and how many steps each is long.
+
+    Example:
+        >>> calendar_cycles("h")
+        {'day': 24.0, 'week': 168.0, 'year': 8760.0}
+    """
+    number, unit, _ = _parse(freq)
+    step = number * NANOSECONDS.get(unit, 1)
+    return {name: float(_CYCLES[unit][name] / step) for name in _cycles(freq)}
+
+
+def calendar_size(freq: str) -> int:
+    """Return the number F of features that `calendar_features` has for a frequency."""
+    return 2 * len(_cycles(freq))
+
+
+def calendar_features(index: pd.PeriodIndex) -> NDArray[np.float32]:
+    """Return where each step lies in the cycles of the calendar, as sines and cosines.
+
+    Of a step that begins the share p in [0, 1) into a cycle, the features are sin(2 pi p) and
+    cos(2 pi p). Cycles are the hour, day, week and year for minutes; the day, week and year for
+    hours; the week, month and year for days and business days; the month and year for weeks; the
+    year for months and quarters; none for years; those left out of which a step is more than half.
+
+    Args:
+        index: T periods of any frequency.
+
+    Returns:
+        (F, T) float32 in [-1, 1]; F = `calendar_size` of the frequency.
+    """
+    freq = index.freqstr
+    cycles = _cycles(freq)
+    result = np.empty((2 * len(cycles), len(index)), dtype=np.float32)
+    if not cycles:
+        return result
+    starts = _starts(index, split_freq(freq)[1])
+    for row, name in enumerate(cycles):
+        angle = 2 * np.pi * _share(starts, name)
+        result[2 * row], result[2 * row + 1] = np.sin(angle), np.cos(angle)
+    return result
+
+
+def periods_of(ordinals: NDArray[np.int64], unit: str) -> pd.PeriodIndex:
+    """Return periods of a single step by their ordinals, which count from 1970."""
+    with quiet_business_days():
+        return pd.PeriodIndex.from_ordinals(ordinals, freq=unit)
+
+
+def _starts(index: pd.PeriodIndex, unit: str) -> NDArray[np.datetime64]:
+    """Start of each period, in the coarsest unit that holds it."""
+    # Ordinals count single steps from 1970 whatever the multiple, and so do numpy's dates.
+    ordinals = np.asarray(index.asi8)
+    if unit in NANOSECONDS:
+        return ordinals.view(f"M8[{'m' if unit == 'min' else unit}]")
+    target = "M" if unit[0] in "MQ" else "D"
+    with quiet_business_days():
+        periods = periods_of(ordinals, unit).asfreq(target, how="start")
+    return np.asarray(periods.asi8).view(f"M8[{target}]")
+
+
+_PER_SECOND = {
+    "D": 1 / 86400,
+    "h": 1 / 3600,
+    "m": 1 / 60,
+    "s": 1.0,
+    "ms": 1e3,
+    "us": 1e6,
+    "ns": 1e9,
+}
+
+
+def _share(starts: NDArray[np.datetime64], cycle: str) -> NDArray[np.float64]:
+    if cycle in ("minute", "hour", "day", "week"):
+        # Weeks begin on Mondays; 1970 began on a Thursday.
+        length = {"minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}[cycle]
+        unit = _PER_SECOND[np.datetime_data(starts.dtype)[0]]
+        shift = 3 * 86400 if cycle == "week" else 0
+        return np.mod(starts.astype(np.int64) + shift * unit, length * unit) / (length * unit)
+    outer = "M8[M]" if cycle == "month" else "M8[Y]"
+    cycles = starts.astype(outer)
+    begin, end = cycles.astype(starts.dtype), (cycles + 1).astype(starts.dtype)
+    return (starts - begin) / (end - begin)
