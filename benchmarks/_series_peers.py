@@ -18,7 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from _series_data import (
 from peers import worker
 
 from scidiffusion.timeseries.frequency import to_offset_alias
-from scidiffusion.timeseries.series import Series
+from scidiffusion.timeseries.series import Series, SeriesSet
 
 
 @dataclass
@@ -88,7 +88,28 @@ def _by_window(samples: Array, data: BenchmarkData) -> Array:
 # -------------------------------------------------------------------------- ours
 
 
-def _ours(method: str) -> Callable[..., Run]:
+def _unnamed(item: Series) -> Series:
+    """The series without the class that is its number: DeepAR learns one vector of it a series."""
+    return replace(item, static_cat=np.empty(0, dtype=np.int64))
+
+
+def _fit_ours(
+    data: BenchmarkData, method: str, budget: float, seed: int, options: dict[str, Any]
+) -> Any:
+    from scidiffusion.timeseries.fitting import fit_series
+
+    return fit_series(
+        SeriesSet([_unnamed(item) for item in data.train], data.train.freq),
+        prediction_length=data.horizon,
+        method=method,
+        budget=budget,
+        seed=seed,
+        options=options,
+        progress=False,
+    )
+
+
+def _ours(method: str, *, covariates: bool = True) -> Callable[..., Run]:
     """This library's forecaster, "window" or "timegrad"."""
 
     def run(
@@ -99,22 +120,17 @@ def _ours(method: str) -> Callable[..., Run]:
         num_steps: int | None = None,
         **options: Any,
     ) -> Run:
-        from scidiffusion.timeseries.fitting import fit_series
-
+        if not covariates:
+            data = _without_covariates(data)
         clock = Clock()
         with clock("fit"):
-            model = fit_series(
-                data.train,
-                prediction_length=data.horizon,
-                method=method,
-                budget=budget,
-                seed=seed,
-                options=options,
-                progress=False,
-            )
+            model = _fit_ours(data, method, budget, seed, options)
         with clock("predict"):
             forecasts = model.forecast(
-                data.test, num_samples=num_samples, num_steps=num_steps, seed=seed
+                [_unnamed(item) for item in data.test],
+                num_samples=num_samples,
+                num_steps=num_steps,
+                seed=seed,
             )
         return Run(
             np.stack([np.asarray(forecast, dtype=np.float64) for forecast in forecasts]),
@@ -124,6 +140,16 @@ def _ours(method: str) -> Callable[..., Run]:
         )
 
     return run
+
+
+def _without_covariates(data: BenchmarkData) -> BenchmarkData:
+    def bare(item: Series) -> Series:
+        return replace(item, known=np.empty((0, 0)))
+
+    if not any(len(item.known) for item in data.train):
+        raise SystemExit(f"{data.name} has no covariates to leave out")
+    train = SeriesSet([bare(item) for item in data.train], data.train.freq)
+    return replace(data, train=train, test=[bare(item) for item in data.test])
 
 
 # ------------------------------------------------------------------------ floors
@@ -453,24 +479,14 @@ def impute(
     """
     clock, fitted = Clock(), None
     if model == "ours":
-        from scidiffusion.timeseries.fitting import fit_series
-
         with clock("fit"):
-            fitted = fit_series(
-                data.train,
-                prediction_length=data.horizon,
-                method="window",
-                budget=budget,
-                seed=seed,
-                options=options,
-                progress=False,
-            )
+            fitted = _fit_ours(data, "window", budget, seed, dict(options))
     figures: dict[str, Any] = {}
     for share in shares:
         items, hidden = hide_cells(data, share, seed=seed, history=history)
         with clock("predict"):
             if fitted is not None:
-                filled = fitted.impute(items, num_samples, seed)
+                filled = fitted.impute([_unnamed(item) for item in items], num_samples, seed)
             else:
                 season = data.season if model == "seasonal" else 1
                 filled = [interpolate(item, season) for item in items]
@@ -500,6 +516,7 @@ class Model:
 
 MODELS = {
     "ours": Model("scidiffusion", _ours("window")),
+    "ours-bare": Model("scidiffusion, no covariates", _ours("window", covariates=False), "all"),
     "timegrad": Model("TimeGrad (scidiffusion)", _ours("timegrad")),
     "deepar": Model("DeepAR (GluonTS)", _gluonts(_deepar(False)), "series"),
     "deepar-covariates": Model(

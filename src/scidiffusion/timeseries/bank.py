@@ -20,6 +20,8 @@ from torch import Tensor
 
 from scidiffusion.timeseries.series import Series, SeriesSet
 
+FLAT = 1e-14
+"""Spreads below this share of the level are rounding errors of float64."""
 Calendar: TypeAlias = Callable[[pd.PeriodIndex], np.ndarray]
 
 
@@ -118,8 +120,9 @@ class SeriesBank:
             parts["observed"].append(_padded(observed, horizon))
             known = (item.known - standards.known[:, :1]) / standards.known[:, 1:]
             parts["known"].append(_fit(np.nan_to_num(known), item.length + horizon))
-            seen = np.isfinite(item.past)
-            past = (item.past - standards.past[:, :1]) / standards.past[:, 1:]
+            past = item.past[:, : item.length]
+            seen = np.isfinite(past)
+            past = (past - standards.past[:, :1]) / standards.past[:, 1:]
             parts["past"].append(_padded(np.where(seen, past, 0.0), horizon))
             parts["past_observed"].append(_padded(seen, horizon))
             periods = pd.period_range(
@@ -216,7 +219,7 @@ def _location(target: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.
     level = np.where(observed, target, 0.0).sum(1) / count
     spread = np.sqrt(np.where(observed, (target - level[:, None]) ** 2, 0.0).sum(1) / count)
     # A constant series has rounding errors of its level for a spread.
-    flat = spread <= 1e-9 * np.maximum(np.abs(level), 1e-30)
+    flat = spread <= FLAT * np.abs(level)
     return level, np.where(flat, np.maximum(np.abs(level), 1.0), spread)
 
 

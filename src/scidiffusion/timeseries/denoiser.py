@@ -14,7 +14,7 @@ number of steps. The encoder runs once a window; samples and steps share h.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,6 +107,10 @@ class WindowDenoiser(nn.Module):
 
     def forecast_context(self, window: Window) -> Context:
         """Encode windows whose cells from the origin on are hidden."""
+        # In training the covariates of the past are there from the origin on, too.
+        past_observed = window.past_observed.clone()
+        past_observed[..., window.back :] = False
+        window = replace(window, past_observed=past_observed)
         network, given = self.network, given_cells(window)
         with torch.no_grad():
             frame = self.floor.frame(window)

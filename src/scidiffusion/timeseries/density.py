@@ -24,7 +24,7 @@ from scidiffusion.core.likelihood import ode_log_prob
 from scidiffusion.core.prediction import Parameterization, Prediction
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.timeseries.drawing import check_items
+from scidiffusion.timeseries.drawing import SPARE, check_items
 from scidiffusion.timeseries.series import Series, SeriesSet
 
 if TYPE_CHECKING:
@@ -96,13 +96,16 @@ def log_prob(
                 f"series {item.item_id!r}: a value of the last {model.horizon} steps is missing; "
                 "impute it first"
             )
-        bank = model.bank_of(SeriesSet([item], model.freq)).to(model.denoiser.shrinkage.device)
-        origin = bank.length - model.horizon
-        window = model.window(bank, torch.zeros_like(origin), origin)
+        # As for a forecast, units are those of the past: an outlier must not set its own.
+        past = item.cut(item.length - model.horizon).tail(model.back + SPARE)
+        bank = model.bank_of(SeriesSet([past], model.freq)).to(model.denoiser.shrinkage.device)
+        first = torch.zeros_like(bank.length)
+        window = model.window(bank, first, bank.length)
+        target = torch.from_numpy(item.target[None, :, -model.horizon :]).to(bank.device)
         with torch.no_grad():
             context = model.denoiser.forecast_context(window)
             frame = context.frame
-            residual = frame.residual(window.value[..., window.back :])
+            residual = frame.residual(bank.standardise(first, target))
             white = frame.law.whiten(residual[:, None])[:, 0].double()
         denoiser: Denoiser = WhiteDenoiser(model, context)
         noise = KeyedNoise(seed, start=number)

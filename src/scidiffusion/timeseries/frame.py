@@ -141,9 +141,9 @@ class SeriesFactor(nn.Module):
     def whiten(self, residual: Tensor) -> Tensor:
         """A^-1 r along the second last dimension."""
         residual = residual / self.sd[:, None]
-        mixed = self.vectors.T @ residual
+        mixed = self.vectors.T.to(residual.dtype) @ residual
         inverse = (1 / self.gain - 1 / self.rest)[:, None]
-        return residual / self.rest + self.vectors @ (inverse * mixed)
+        return residual / self.rest + self.vectors.to(mixed.dtype) @ (inverse * mixed)
 
     def log_det(self) -> Tensor:
         """log |det A|."""
@@ -184,11 +184,15 @@ class KroneckerLaw(nn.Module, Colour):
         time = _shrunk(time, horizon / (horizon + float(cells) / horizon))
         factor = torch.linalg.cholesky(nearest_covariance(time))
         self.time.copy_(factor)
-        # With gaps the whitening mixes missing cells in; they count as 0, their own mean.
-        white = torch.linalg.solve_triangular(factor, residual.transpose(1, 2), upper=False)
-        series = torch.einsum("nhd,nhe->de", white, white) / (white.shape[0] * white.shape[1])
-        share = seen.mean((0, 2)).clamp(min=1e-3)
-        series = series / (share[:, None] * share[None]).sqrt()
+        whole = observed.all(2, keepdim=True).double()
+        if float(torch.einsum("ndh,neh->de", whole, whole).min()) >= len(whole) / 2:
+            white = torch.linalg.solve_triangular(factor, residual.transpose(1, 2), upper=False)
+            white, weight = white.transpose(1, 2), whole.expand_as(residual)
+        else:
+            # Whitening in time would mix missing cells in: it takes whole horizons.
+            white, weight = residual / time.diagonal().sqrt(), seen
+        series = torch.einsum("ndh,neh->de", white * weight, white * weight)
+        series = series / torch.einsum("ndh,neh->de", weight, weight).clamp(min=1)
         dim = residual.shape[1]
         self.series.fit(_shrunk(series, dim / (dim + float(cells) / dim)))
 

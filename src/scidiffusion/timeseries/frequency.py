@@ -1,8 +1,8 @@
-"""Frequencies: one canonical name each, read off stamps, with their seasons and calendar.
+"""Frequencies: one canonical name each, with their seasons and calendar.
 
 Frequencies are spoken of as *periods* throughout: a step is a span of time, and whether a table
 stamps it at its start or at its end is a matter of the table
-(`scidiffusion.timeseries.frames`). The canonical name is the alias `pandas.Period` takes: "30min",
+(`scidiffusion.timeseries.stamps`). The canonical name is the alias `pandas.Period` takes: "30min",
 "h", "D", "B", "W-SUN", "M", "Q-DEC", "Y-DEC", with a multiple in front.
 
 pandas has deprecated periods of business days ("B") without a replacement that can be counted.
@@ -23,13 +23,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scidiffusion.errors import ConfigError, DataError
+from scidiffusion.errors import ConfigError
 
 __all__ = [
     "calendar_cycles",
     "calendar_features",
     "calendar_size",
-    "infer_freq",
     "normalise_freq",
     "periods_of",
     "quiet_business_days",
@@ -49,7 +48,7 @@ NANOSECONDS = {
 }
 """Length of the units that have one, the longest first."""
 DAY = NANOSECONDS["D"]
-_WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 # Months and milliseconds differ from minutes and from each other in their capitals alone.
 _CASED = dict.fromkeys(("M", "ME", "MS", "BM", "BME", "BMS"), "M") | {"ms": "ms", "L": "ms"}
@@ -158,19 +157,19 @@ def _parse(freq: str) -> tuple[int, str, str]:
         raise ConfigError(
             f"freq {freq!r}: {unit} cannot be split into parts; give whole multiples"
         )
-    allowed = _WEEKDAYS if unit == "W" else _MONTHS if unit in ("Q", "Y") else ()
+    allowed = WEEKDAYS if unit == "W" else _MONTHS if unit in ("Q", "Y") else ()
     if anchor and anchor not in allowed:
         _unknown(freq)
     if allowed:
         at_start = name.upper() in ("QS", "BQS", "AS", "YS", "BAS", "BYS")
         if anchor and at_start:
-            anchor = _ending(unit, _MONTHS.index(anchor) + (2 if unit == "Q" else 11))
+            anchor = ending(unit, _MONTHS.index(anchor) + (2 if unit == "Q" else 11))
         anchor = anchor or ("SUN" if unit == "W" else "DEC")
     return int(number), unit, anchor
 
 
-def _ending(unit: str, month: int) -> str:
-    """Anchor of the quarters or years one of which ends in `month`, counted from January 0.
+def ending(unit: str, month: int) -> str:
+    """Return the anchor of the quarters or years one of which ends in `month`, January being 0.
 
     Of the four names for the same quarters it is the last of the year, Q-DEC rather than Q-SEP.
     """
@@ -181,131 +180,6 @@ def _unknown(freq: object) -> NoReturn:
     raise ConfigError(
         f'freq {freq!r} is not known; examples are "30min", "h", "D", "B" (business days), '
         '"W-SUN", "M", "Q", "Y", and multiples such as "2h"'
-    )
-
-
-def infer_freq(index: pd.DatetimeIndex | pd.PeriodIndex, item_id: str) -> str:
-    """Read the frequency off the stamps of one series.
-
-    Steps may be missing as long as the smallest spacing divides every other. Months, quarters and
-    years may be stamped on any one day of the month, the last day, or the first or last working
-    day. Stamps on working days alone, over at least one weekend, are business days. A weekly
-    frequency ends on the day of its stamps.
-
-    Args:
-        index: At least 3 stamps, all different, in any order. With a time zone, steps of a day or
-            longer are looked for in local time, shorter ones in UTC first.
-        item_id: Name of the series, for messages.
-
-    Returns:
-        The canonical frequency.
-
-    Raises:
-        DataError: if there are too few stamps, one occurs twice, or they are irregular; it names
-            the first irregular stamp and its neighbours.
-    """
-    if isinstance(index, pd.PeriodIndex):
-        return normalise_freq(index.freqstr)
-    if index.tz is None:
-        return _infer(index, item_id)
-    wall, universal = index.tz_localize(None), index.tz_convert("UTC").tz_localize(None)
-    try:
-        freq = _infer(wall, item_id)
-    except DataError:
-        # An hour that local clocks repeat or leave out makes regular stamps look irregular.
-        return _infer(universal, item_id)
-    if split_freq(freq)[1] in NANOSECONDS and split_freq(freq)[1] != "D":
-        try:
-            return _infer(universal, item_id)
-        except DataError:
-            return freq
-    return freq
-
-
-def _infer(index: pd.DatetimeIndex, item_id: str) -> str:
-    values = np.sort(index.as_unit("ns").asi8)
-    gaps = np.diff(values)
-    if len(values) < 3:
-        raise DataError(
-            f"series {item_id!r} has {len(values)} time stamps, too few to tell its frequency; "
-            'give freq, e.g. freq="h"'
-        )
-    if (gaps == 0).any():
-        twice = pd.Timestamp(values[int(np.argmin(gaps))])
-        raise DataError(f"series {item_id!r} has two values at {twice}; keep one of them")
-    smallest = int(gaps.min())
-    months = _months(values) if smallest >= 28 * DAY else None
-    if months:
-        return months
-    regular = bool((gaps % smallest == 0).all())
-    if (smallest == DAY or not regular) and _business_days(values):
-        return "B"
-    if not regular:
-        _irregular(values, gaps, item_id)
-    if smallest % (7 * DAY) == 0:
-        return normalise_freq(f"{smallest // (7 * DAY)}W-{_weekday(int(values[0]))}")
-    return normalise_freq(f"{smallest}ns")
-
-
-def _weekday(value: int) -> str:
-    return _WEEKDAYS[pd.Timestamp(value).weekday()]
-
-
-def _business_days(values: NDArray[np.int64]) -> bool:
-    days = (values // DAY).view("M8[D]")
-    if len(np.unique(values % DAY)) > 1 or not np.is_busday(days).all():
-        return False
-    working, all_days = np.busday_count(days[:-1], days[1:]), np.diff(days.astype(np.int64))
-    return bool(working.min() == 1 and (working < all_days).any())
-
-
-def _months(values: NDArray[np.int64]) -> str | None:
-    """Frequency of stamps that are whole months apart, or None."""
-    days = (values // DAY).view("M8[D]")
-    months = days.astype("M8[M]")
-    first, following = months.astype("M8[D]"), (months + 1).astype("M8[D]")
-    ends = (days == following - 1).all() or (
-        days == np.busday_offset(following, -1, roll="forward")
-    ).all()
-    starts = (days == np.busday_offset(first, 0, roll="forward")).all() or len(
-        np.unique(days - first)
-    ) == 1
-    steps = np.diff(months.astype(np.int64))
-    step = int(steps.min())
-    if len(np.unique(values % DAY)) > 1 or not (ends or starts) or (steps % step).any():
-        return None
-    last = int(months[0].astype(np.int64)) + (0 if ends else step - 1)
-    if step % 12 == 0:
-        return normalise_freq(f"{step // 12}Y-{_ending('Y', last)}")
-    if step % 3 == 0:
-        # A stamp on the first day opens a quarter, whatever the multiple.
-        last = last if ends else int(months[0].astype(np.int64)) + 2
-        return normalise_freq(f"{step // 3}Q-{_ending('Q', last)}")
-    return normalise_freq(f"{step}M")
-
-
-def _irregular(values: NDArray[np.int64], gaps: NDArray[np.int64], item_id: str) -> NoReturn:
-    """Raise for the first stamp off the grid of the most frequent spacing."""
-    lengths, counts = np.unique(gaps, return_counts=True)
-    usual = int(lengths[np.argmax(counts)])
-    if usual >= 28 * DAY:
-        # Months differ in length: what their stamps have in common is the day.
-        day = np.asarray(pd.DatetimeIndex(values).day)
-        off = day != np.bincount(day).argmax()
-        alias = "MS"
-        spacing = f"{usual // DAY} days"
-    else:
-        off = np.concatenate([[False], gaps % usual != 0])
-        alias = normalise_freq(f"{usual}ns")
-        spacing = alias
-    place = int(np.argmax(off))
-    stamps = [str(stamp) for stamp in pd.DatetimeIndex(values)]
-    beside = f"after {stamps[place - 1]}" if place else "first"
-    if place + 1 < len(stamps):
-        beside += f" and before {stamps[place + 1]}"
-    raise DataError(
-        f"series {item_id!r} is irregular at {stamps[place]} ({beside}), where steps of "
-        f"{spacing} are usual; put it on a grid, e.g. with df.resample({alias!r}).mean()"
     )
 
 
@@ -321,6 +195,7 @@ def seasons(freq: str) -> tuple[int, ...]:
         ((24, 168), (48, 336), (12, 84), (), ())
     """
     number, unit, _ = _parse(freq)
+    cycles: tuple[int, ...]
     if unit in NANOSECONDS:
         if unit == "D" and number % 7 == 0:
             number, cycles = number // 7, (52,)
@@ -329,7 +204,7 @@ def seasons(freq: str) -> tuple[int, ...]:
             lengths = {"D": DAY, "w": 7 * DAY, "h": DAY // 24, "m": DAY // 1440}
             cycles = tuple(lengths[name] // NANOSECONDS[unit] for name in names)
     else:
-        cycles = {"B": (5,), "W": (52,), "M": (12,), "Q": (4,)}.get(unit, ())
+        cycles = {"B": (5,), "W": (52,), "M": (12,), "Q": (4,), "Y": ()}[unit]
     whole = (cycle // number for cycle in cycles if cycle % number == 0)
     return tuple(season for season in whole if 1 < season <= _MAX_SEASON)
 
@@ -404,7 +279,10 @@ def calendar_features(index: pd.PeriodIndex) -> NDArray[np.float32]:
 def periods_of(ordinals: NDArray[np.int64], unit: str) -> pd.PeriodIndex:
     """Return periods of a single step by their ordinals, which count from 1970."""
     with quiet_business_days():
-        return pd.PeriodIndex.from_ordinals(ordinals, freq=unit)
+        found: pd.PeriodIndex = pd.PeriodIndex.from_ordinals(  # type: ignore[attr-defined]
+            ordinals, freq=unit
+        )
+    return found
 
 
 def _starts(index: pd.PeriodIndex, unit: str) -> NDArray[np.datetime64]:
@@ -415,7 +293,7 @@ def _starts(index: pd.PeriodIndex, unit: str) -> NDArray[np.datetime64]:
         return ordinals.view(f"M8[{'m' if unit == 'min' else unit}]")
     target = "M" if unit[0] in "MQ" else "D"
     with quiet_business_days():
-        periods = periods_of(ordinals, unit).asfreq(target, how="start")
+        periods = periods_of(ordinals, unit).asfreq(target, how="START")
     return np.asarray(periods.asi8).view(f"M8[{target}]")
 
 

@@ -70,10 +70,13 @@ def fill_gaps(
             bank.to(model.denoiser.shrinkage.device)
             ends = _ends(item.length, length)
             owner = _owners(ends, item.length, length)
-            needed = [k for k in range(len(ends)) if missing[:, owner == k].any()]
+            needed = {k for k in range(len(ends)) if missing[:, owner == k].any()}
             size = max(1, block_size(model, num_samples) * model.zone // length)
-            for start in range(0, len(needed), size):
-                part = needed[start : start + size]
+            for start in range(0, len(ends), size):
+                # Neighbours are drawn whether needed or not: so a window has noise of its own.
+                part = list(range(start, min(start + size, len(ends))))
+                if needed.isdisjoint(part):
+                    continue
                 chosen = part + [part[-1]] * (size - len(part))
                 origin = torch.tensor([ends[k] - model.zone for k in chosen], device=bank.device)
                 index = torch.zeros_like(origin)

@@ -5,7 +5,7 @@ window with floor covariance Sigma (in the data's standardised units):
 
     linear facts  G y = b     y <- y + Sigma G^T (G Sigma G^T)^-1 (b - G y)
     bounds                    y <- min(max(y, lower), upper)
-    quantile q of a path y*   y <- y + strength r^2 Sigma (q - 1[y* <= y])
+    quantile q of a path y*   y <- y + strength r^2 Sigma (1[y < y*] - q)
 
 The first is E[y | z, G y = b] where y given z has covariance proportional to Sigma, so under the
 floor forecasts are drawn from the exact conditional law, and in the end the facts hold exactly
@@ -27,6 +27,9 @@ from torch import Tensor
 from scidiffusion.core.prediction import Parameterization, Prediction
 from scidiffusion.errors import ConditionError
 from scidiffusion.timeseries.denoiser import Context, WindowDenoiser
+
+ROUNDS = 200
+"""Rounds in which facts and bounds are brought together at most; a total takes a few."""
 
 
 class Term(ABC):
@@ -56,7 +59,7 @@ class LinearFacts(Term):
     def correct(self, value: Tensor, context: Context, left: Tensor) -> Tensor:
         """See the module."""
         frame = context.frame
-        rows = self.matrix.to(value.dtype)[None]  # (1, m, D, H)
+        rows = self.matrix.to(frame.scale.dtype)[None]  # (1, m, D, H)
         spread = frame.scale[:, None] * frame.law.covariance(frame.scale[:, None] * rows)
         gram = torch.einsum("bmdh,ndh->bmn", spread.double(), self.matrix.double())
         gap = self.value.double() - torch.einsum(
@@ -107,8 +110,9 @@ class QuantileTarget(Term):
         frame = context.frame
         wished = torch.isfinite(self.path)
         path = torch.where(wished, self.path, 0.0).to(value.dtype)
-        # d/dy of -rho_q(y* - y): pulls up with weight q below the path, down with 1 - q above it.
-        pull = torch.where(path > value, self.level, self.level - 1.0) * wished
+        # Pulls up with weight 1 - q below the path and down with q above it, which balance where
+        # a share q of the forecast lies below.
+        pull = torch.where(value < path, 1.0 - self.level, -self.level) * wished
         unit = (frame.std * frame.scale)[:, None]
         shift = frame.law.covariance(pull / frame.std[:, None])
         count = max(float(wished.sum()), 1.0) ** 0.5
@@ -143,10 +147,66 @@ class GuidedWindow:
         return replace(prediction, value=x0, parameterization=Parameterization.X0)
 
     def finish(self, value: Tensor, context: Context) -> Tensor:
-        """Make drawn values (B, S, D, H) obey what can hold exactly."""
+        """Make drawn values (B, S, D, H) obey what can hold exactly; float64.
+
+        Raises:
+            ConditionError: if no path within the bounds meets the facts.
+        """
+        value = value.double()
         for term in self.terms:
             value = term.finish(value, context)
+        facts = [term for term in self.terms if isinstance(term, LinearFacts)]
+        bounds = [term for term in self.terms if isinstance(term, Bounds)]
+        if facts and bounds:
+            weight = ((context.frame.std * context.frame.scale) ** 2)[:, None].double()
+            value = reconcile(value, facts[0], bounds[0], weight)
         return value
+
+
+def reconcile(value: Tensor, facts: LinearFacts, bounds: Bounds, weight: Tensor) -> Tensor:
+    """Return values near the given ones that meet facts and bounds together.
+
+    What a fact lacks is shared out by `weight` among the cells that may still move its way.
+
+    Args:
+        value: (B, S, D, H) float64.
+        facts: What must hold.
+        bounds: Likewise.
+        weight: (B, 1, D, H) variances.
+
+    Raises:
+        ConditionError: if no path within the bounds meets the facts.
+    """
+    shape, matrix = value.shape, facts.matrix.double().flatten(1)
+    low, high = (
+        torch.full_like(value[:1, :1], fill) if end is None else end.double().expand(shape)
+        for end, fill in ((bounds.lower, -torch.inf), (bounds.upper, torch.inf))
+    )
+    flat, low, high = value.flatten(2), low.flatten(2), high.flatten(2)
+    weight = weight.flatten(2)
+    size = 1 + facts.value.double().abs()
+    for _ in range(ROUNDS):
+        flat = flat.clamp(low, high)
+        gap = facts.value.double() - flat @ matrix.T  # (B, S, m)
+        if bool((gap.abs() <= 1e-10 * size).all()):
+            return flat.reshape(shape)
+        way = _spread(gap, matrix, weight.expand_as(flat))
+        stuck = ((flat <= low) & (way < 0)) | ((flat >= high) & (way > 0))
+        flat = flat + _spread(gap, matrix, torch.where(stuck, 0.0, weight))
+    flat = flat.clamp(low, high)
+    if bool(((facts.value.double() - flat @ matrix.T).abs() > 1e-5 * size).any()):
+        raise ConditionError(
+            "no path between the bounds was found that has the known values and totals; widen "
+            "the bounds"
+        )
+    return flat.reshape(shape)
+
+
+def _spread(gap: Tensor, matrix: Tensor, weight: Tensor) -> Tensor:
+    """Return the least change (B, S, cells) by `weight` that closes gaps (B, S, m)."""
+    weighted = weight[..., None, :] * matrix  # (B, S, m, cells)
+    gram = weighted @ matrix.T
+    return ((torch.linalg.pinv(gram, hermitian=True) @ gap[..., None]).mT @ weighted).squeeze(-2)
 
 
 def check_facts(matrix: Tensor) -> None:

@@ -2,7 +2,8 @@ r"""The Gaussian floor of gaps: kriging with the variogram of the training windo
 
 For windows in which any cells are hidden there is no one-sided forecast to start from. Here each
 series of a window, relative to the mean of its given cells and in units of their spread, is a
-Gaussian process with covariance K(k) = sill - gamma(k), where the variogram
+Gaussian process with covariance K(k) = sill - gamma(k), the sill their variance or, where that
+leaves K improper, as much more as it takes. The variogram
 
     gamma(k) = E (z_{t+k} - z_t)^2 / 2                                        (Matheron 1963)
 
@@ -26,8 +27,10 @@ from scidiffusion.timeseries.frame import Colour, Frame, nearest_covariance
 from scidiffusion.timeseries.lags import masked_mean
 
 SILL = 1.5
-"""The sill in units of the largest gamma: also windows' levels vary."""
+"""The largest sill, in units of the largest gamma."""
 NUGGET = 1e-3
+IMPROPER = 0.02
+"""Share of a covariance that may lie in negative eigenvalues, by the noise of its estimate."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,17 @@ class KrigingFloor(nn.Module):
             # Lags that no window has: as the ones before.
             gamma.append(0.5 * square.sum() / count if int(count) > 0 else gamma[-1])
         variogram = torch.stack(gamma).double()
-        sill = SILL * variogram.max().clamp(min=1e-6)
         step = torch.arange(self.length, device=unit.device)
-        kernel = sill - variogram[(step[:, None] - step[None]).abs()]
+        toeplitz = variogram[(step[:, None] - step[None]).abs()]
+        # The variance of the cells is the sill of a stationary series, so that windows of which
+        # nothing is given have the spread of the data; one that drifts needs more.
+        least = (unit.double() ** 2).sum() / given.sum().clamp(min=1)
+        most = torch.maximum(SILL * variogram.max(), least).clamp(min=1e-6)
+        for share in torch.linspace(0, 1, 9, dtype=torch.float64).tolist():
+            kernel = least + share * (most - least) - toeplitz
+            values = torch.linalg.eigvalsh(kernel)
+            if bool(-values.clamp(max=0).sum() <= IMPROPER * values.clamp(min=0).sum()):
+                break
         self.kernel.copy_(nearest_covariance(kernel, floor=NUGGET))
 
     def frame(self, window: Window, given: Tensor) -> Frame:

@@ -40,6 +40,7 @@ from scidiffusion.timeseries.timegrad_network import (
     History,
     TimeGradLoss,
     TimeGradNetwork,
+    level_wanders,
     roll_out,
     scale_window,
 )
@@ -66,7 +67,7 @@ class TimeGradModel(SeriesModel):
         hidden, layers: Size of the LSTM.
         width, blocks: Size of the denoiser.
         dropout: Probability of dropping a feature.
-        num_nodes: Noise levels T; betas keep their sum.
+        num_nodes: Noise levels T.
         variance: Variance of a denoising step, "posterior" (the paper's) or "beta".
         batch_size, draws: Windows a training step, and noise levels a step of a window.
         max_steps, lr, weight_decay, ema_decay, patience, validate_every: Of the training.
@@ -121,8 +122,9 @@ class TimeGradModel(SeriesModel):
             raise ConfigError(
                 f"validation_fraction must lie in [0, 0.5], got {options['validation_fraction']}"
             )
-        # `linear` multiplies by 1000 / T: at T = 100 these are the paper's 1e-4 and 0.1.
-        schedule = DiscreteSchedule.linear(int(options["num_nodes"]), beta_1=1e-5, beta_T=0.01)
+        # A step of T nodes is as long as 100 / T of the paper's; the last node is equally noisy.
+        betas = torch.linspace(1e-4, 0.1, options["num_nodes"], dtype=torch.float64)
+        schedule = DiscreteSchedule(1 - (1 - betas) ** (100 / options["num_nodes"]))
         self.process = GaussianProcess(schedule, variance=options["variance"])
         self._grid(None)
 
@@ -158,7 +160,8 @@ class TimeGradModel(SeriesModel):
         ahead = bank.windows(some.item, some.end, 0, self.horizon)
         if not bool(ahead.observed.any()):
             raise DataError("the series hold no observed value in any training horizon")
-        self.location: str = options["location"] or self._choose_location(bank, some)
+        wanders = level_wanders(bank, some, self.context)
+        self.location: str = options["location"] or ("window" if wanders else "item")
         self._build(seed)
         if start is not None:
             self.denoiser.load_state_dict(dict(start))
@@ -236,23 +239,6 @@ class TimeGradModel(SeriesModel):
     def _calendar(self, index: pd.PeriodIndex) -> NDArray[np.float32]:
         return calendar_features(index)[np.repeat(np.array(self.cycles, dtype=bool), 2)]
 
-    def _choose_location(self, bank: SeriesBank, rows: WindowRows) -> str:
-        """Return "window" where the level wanders, else "item".
-
-        It wanders if the mean of a context is nearer to that of another, a tenth of the series
-        before, than to the mean of the item.
-        """
-        length = bank.length[rows.item]
-        earlier = rows.end - torch.maximum(length // 10, torch.tensor(self.context))
-        kept = earlier >= self.context
-        item = rows.item[kept]
-        now, before = (
-            scale_window(bank.windows(item, end[kept], self.back, 0), self.context, "window")
-            for end in (rows.end, earlier)
-        )
-        moved = (now.location - before.location).square().sum()
-        return "window" if bool(moved < now.location.square().sum()) else "item"
-
     def _build(self, seed: int) -> None:
         options = self.options
         known, past, static_real = self.covariates
@@ -301,7 +287,9 @@ class TimeGradModel(SeriesModel):
             )
         num_samples, grid, items = check_samples(num_samples), self._grid(num_steps), list(items)
         check_items(self, items)  # type: ignore[arg-type]
-        total, size = len(items) * num_samples, self._block_rows()
+        total, size = len(items) * num_samples, BLOCK_ROWS
+        if self._device.type != "cpu":
+            size = max(BLOCK_ROWS, 100 * BLOCK_ROWS // self.dim)
         paths = np.empty((total, self.horizon, self.dim))
         for start in range(0, total, size):
             # Every block has the same shape: float32 may round otherwise in another.
@@ -313,12 +301,6 @@ class TimeGradModel(SeriesModel):
             if progress is not None:
                 progress(min(start + size, total) // num_samples)
         return list(paths.reshape(len(items), num_samples, self.horizon, self.dim))
-
-    def _block_rows(self) -> int:
-        """Paths that are drawn at once."""
-        if self._device.type == "cpu":
-            return BLOCK_ROWS
-        return max(BLOCK_ROWS, 100 * BLOCK_ROWS // self.dim)
 
     def _draw(
         self, items: list[Series], owner: Tensor, grid: Tensor, noise: KeyedNoise
@@ -353,8 +335,7 @@ class TimeGradModel(SeriesModel):
                 f"num_steps must be at most num_nodes = {nodes}, the noise levels of the model; "
                 f"got {steps}"
             )
-        sampler = make_sampler(self.options["sampler"])
-        return self.process.schedule.grid(steps, sampler.spacing)
+        return self.process.schedule.grid(steps, make_sampler(self.options["sampler"]).spacing)
 
     def evaluations(self, num_steps: int | None = None) -> int:
         """See `SeriesModel.evaluations`: H times those of one step, which are counted."""
@@ -377,8 +358,7 @@ class TimeGradModel(SeriesModel):
 
     @property
     def _device(self) -> torch.device:
-        device: torch.device = next(self.denoiser.parameters()).device
-        return device
+        return torch.device(next(self.denoiser.parameters()).device)
 
     # -- persistence -----------------------------------------------------------------------------
 
@@ -399,11 +379,9 @@ class TimeGradModel(SeriesModel):
 
     def restore(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> None:
         """See `SeriesModel.restore`."""
-        self.dim, self.context, self.location = (
-            config[name] for name in ("dim", "context", "location")
-        )
+        self.dim, self.context = config["dim"], config["context"]
+        self.location, self.cycles = config["location"], list(config["cycles"])
         self.lags, self.classes = tuple(config["lags"]), tuple(config["classes"])
-        self.cycles = list(config["cycles"])
         known, past, static_real = config["covariates"]
         self.covariates = (known, past, static_real)
         standards = {

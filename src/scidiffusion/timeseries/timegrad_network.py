@@ -45,6 +45,7 @@ from scidiffusion.core.rng import Noise
 from scidiffusion.nn import ResidualMLP
 from scidiffusion.samplers import Sampler, sample
 from scidiffusion.timeseries.bank import SeriesBank, Window
+from scidiffusion.timeseries.splits import WindowRows
 
 LOCATIONS = ("item", "window")
 CLIP = 20.0
@@ -110,6 +111,22 @@ def scale_window(window: Window, context: int, location: str) -> ScaledWindow:
     moving = torch.cat([window.calendar, window.known, past, past_flag], 1).transpose(1, 2)
     shared = torch.cat([moving, spread], -1)
     return ScaledWindow(scaled, window.observed, place, scale, shared, window.static_cat)
+
+
+def level_wanders(bank: SeriesBank, rows: WindowRows, context: int) -> bool:
+    """Whether the level of the series wanders, by windows of a bank.
+
+    It does if the mean of a context is nearer to that of another, a tenth of the series before,
+    than to the mean of the item.
+    """
+    earlier = rows.end - (bank.length[rows.item] // 10).clamp(min=context)
+    kept = earlier >= context
+    now, before = (
+        scale_window(bank.windows(rows.item[kept], end[kept], context, 0), context, "window")
+        for end in (rows.end, earlier)
+    )
+    moved = (now.location - before.location).square().sum()
+    return bool(moved < now.location.square().sum())
 
 
 class TimeGradNetwork(nn.Module):

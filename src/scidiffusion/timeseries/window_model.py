@@ -55,6 +55,8 @@ class WindowModel(SeriesModel):
         validation_fraction: Share that is held out, in [0, 0.5].
         num_steps: Network evaluations of a forecast.
         sampler: Name of the sampler.
+        antithetic: Whether paths are drawn in pairs from opposite noise, which makes their means
+            and quantiles more precise; False draws them independently.
         max_series: Series of an item that are seen together in training.
         precision: "auto", "float32" or "bf16".
         device: "auto", "cpu" or "cuda".
@@ -64,14 +66,14 @@ class WindowModel(SeriesModel):
     defaults: ClassVar[dict[str, Any]] = {
         "context_length": None,
         "seasons": None,
-        "width": 128,
+        "width": 64,
         "encoder_blocks": 2,
         "blocks": 3,
         "heads": 4,
         "dropout": 0.1,
         "batch_size": 32,
         "draws": 4,
-        "max_steps": 4000,
+        "max_steps": 8000,
         "lr": 1e-3,
         "weight_decay": 1e-2,
         "ema_decay": 0.995,
@@ -82,6 +84,7 @@ class WindowModel(SeriesModel):
         "validation_fraction": 0.1,
         "num_steps": 10,
         "sampler": "angular_ab2",
+        "antithetic": True,
         "max_series": 64,
         "precision": "auto",
         "device": "auto",

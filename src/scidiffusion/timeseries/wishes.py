@@ -71,33 +71,34 @@ class Wishes:
                 for end, fill in ((low, -np.inf), (high, np.inf))
             ]
             terms.append(Bounds(*ends))
+        self._check_within(low, high, horizon, dim)
         rows, values = self._facts(horizon, dim)
         if rows:
             matrix = np.stack([_pad(row * spread, zone, 0.0) for row in rows])
             right = np.array(values) - np.array([float((row * level).sum()) for row in rows])
+            # Rows of length one: series may differ in scale by more digits than a float has.
+            size = np.sqrt((matrix**2).sum((1, 2)))
+            size = np.where(size > 0, size, 1.0)
+            matrix, right = matrix / size[:, None, None], right / size
             facts = torch.from_numpy(matrix).to(bank.device)
             check_facts(facts)
             terms.append(LinearFacts(facts, torch.from_numpy(right).to(bank.device)))
         return terms
 
-    def exact(self, paths: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Put known values into paths (1, S, D, Z) to the last digit."""
-        if self.known is None:
-            return paths
-        horizon, dim = self._shape_of(self.known)
-        if dim != paths.shape[2]:
-            return paths
-        known = _grid(self.known, horizon, dim, "known", gaps=True)
-        place = np.isfinite(known)
-        paths = paths.copy()
+    def exact(self, paths: NDArray[np.float64], horizon: int) -> NDArray[np.float64]:
+        """Put known values into paths (1, S, D, Z) to the last digit, and keep to the bounds."""
+        dim, paths = paths.shape[2], paths.copy()
         part = paths[..., :horizon]
-        part[..., place] = known[place]
+        low, high = self._bounds(horizon, dim)
+        if low is not None:
+            np.maximum(part, low, out=part)
+        if high is not None:
+            np.minimum(part, high, out=part)
+        if self.known is not None:
+            known = _grid(self.known, horizon, dim, "known", gaps=True)
+            place = np.isfinite(known)
+            part[..., place] = known[place]
         return paths
-
-    @staticmethod
-    def _shape_of(value: ArrayLike) -> tuple[int, int]:
-        array = np.asarray(value, dtype=np.float64)
-        return (array.shape[0], 1 if array.ndim == 1 else array.shape[1])
 
     def _bounds(
         self, horizon: int, dim: int
@@ -109,6 +110,28 @@ class Wishes:
         if low is not None and high is not None and (low > high).any():
             raise ConditionError("lower exceeds upper somewhere: no forecast can lie between them")
         return low, high
+
+    def _check_within(
+        self,
+        low: NDArray[np.float64] | None,
+        high: NDArray[np.float64] | None,
+        horizon: int,
+        dim: int,
+    ) -> None:
+        if self.known is None:
+            return
+        known = _grid(self.known, horizon, dim, "known", gaps=True)
+        # Comparisons with NaN, where nothing is known, are false.
+        outside = np.zeros(known.shape, dtype=bool)
+        if low is not None:
+            outside |= known < low
+        if high is not None:
+            outside |= known > high
+        if outside.any():
+            series, step = (int(place) for place in np.argwhere(outside)[0])
+            raise ConditionError(
+                f"the known value {known[series, step]:g} of step {step} lies outside the bounds"
+            )
 
     def _facts(self, horizon: int, dim: int) -> tuple[list[NDArray[np.float64]], list[float]]:
         rows, values = [], []
@@ -144,10 +167,16 @@ def _grid(
     value: ArrayLike, horizon: int, dim: int, name: str, *, gaps: bool = False
 ) -> NDArray[np.float64]:
     """Return an argument over the horizon as (D, H)."""
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConditionError(f"{name} must be numbers, got {value!r:.60}") from None
     if array.ndim == 1 and dim == 1:
         array = array[:, None]
     try:
+        # One row would be read as one value a series or one a step, whichever fits.
+        if array.ndim == 1:
+            raise ValueError
         grid = np.broadcast_to(array, (horizon, dim)).T.copy()
     except ValueError:
         raise ConditionError(
