@@ -41,7 +41,7 @@ $(VENV)/.installed-%-$(KEY): | $(PY)
 	@touch $@
 
 .PHONY: demo
-demo: $(call stamp,report)  ## fit a real table, write a synthetic copy, a picture and the scores
+demo: $(call stamp,report)  ## copy a real table and forecast a real series: pictures and scores
 	$(PY) -m scidiffusion.demo
 
 # The closing line of pytest is the last thing `make test` prints.

@@ -50,6 +50,17 @@ def test_cross_attention_is_its_formula():
     torch.testing.assert_close(layer(x, context), by_hand(layer, x, context), **TOLERANCE)
 
 
+@pytest.mark.parametrize("count", [1, 7, 64, 65])
+def test_in_bfloat16_few_tokens_and_many_agree_with_single_precision(count):
+    # Up to 64 tokens take plain products on a CPU, more the fused kernel.
+    layer = awake(MultiHeadAttention(32, 4)).float()
+    x = tokens(3, count, 32).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(x).float()
+    error = (half - layer(x)).abs().max() / layer(x).abs().max()
+    assert 0 < float(error) < 0.03
+
+
 def test_the_order_of_the_context_does_not_matter():
     layer, x, context = awake(CrossAttention(12, 3, 4)), tokens(2, 5, 12), tokens(2, 7, 4)
     mask, order = torch.rand(2, 7) < 0.6, torch.randperm(7)

@@ -6,6 +6,7 @@ import random
 import threading
 import warnings
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -51,6 +52,28 @@ def test_the_loss_falls_and_the_result_tells_what_happened():
     assert 0 < result.history[0]["seconds"] <= result.seconds
     for entry in result.history:
         assert entry.keys() == {"step", "seconds", "lr", "train_loss", "val_loss"}
+
+
+def test_a_callback_of_ones_own_sees_every_step_and_changes_nothing():
+    class Count(pl.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, *args):
+            self.steps += 1
+
+    plain, _ = trained(max_steps=12)
+    count, given = Count(), {}
+    given["callbacks"] = [count]
+    model = denoiser()
+    train(model, objective(), data(), config=config(max_steps=12), trainer_kwargs=given)
+    assert count.steps == 12
+    assert given == {"callbacks": [count]}
+    assert all(torch.equal(one, two) for one, two in zip(plain, weights(model), strict=True))
+
+
+def test_what_the_loop_sets_itself_cannot_be_set():
+    with pytest.raises(ConfigError, match="trainer_kwargs cannot set 'max_steps'"):
+        train(denoiser(), objective(), data(), config=config(), trainer_kwargs={"max_steps": 3})
 
 
 def test_same_seed_same_bits_whatever_ran_before_and_whatever_is_shown():

@@ -104,7 +104,7 @@ def _without_levels(data: pd.DataFrame) -> pd.DataFrame:
         )
     defaults = ["time" if is_time else "item_id" for is_time in dated]
     names = [
-        default if name is None else name
+        default if name is None else str(name)
         for name, default in zip(data.index.names, defaults, strict=True)
     ]
     taken = [name for name in names if name in data.columns]
@@ -229,11 +229,10 @@ def names_of(names: Hashable | Iterable[Hashable]) -> list[str]:
 def check_columns(table: Table, names: Sequence[str]) -> None:
     """Raise DataError for a name that is no column."""
     for name in names:
+        if name == table.time:
+            raise DataError(f"the column {name!r} holds the times, and cannot be anything else")
         if name not in table.frame:
-            where = ", beside its times" if name != table.time else " but for its times"
-            raise DataError(
-                f"the frame has no column {name!r}; it has {listed(table.columns)}{where}"
-            )
+            raise DataError(f"the frame has no column {name!r}; it has {listed(table.labels)}")
 
 
 def listed(names: Iterable[Any]) -> str:
@@ -261,8 +260,8 @@ def numbers(column: pd.Series, name: str) -> NDArray[np.float64]:
             column = wrong
     if timed:
         raise DataError(
-            f"the column {name!r} holds {column.dropna().iloc[0]!r}, which is no number; encode it "
-            "(1 for a holiday, 0 for none), name the columns of values with target=, or the one "
-            "that names the series with item_id="
+            f"the column {name!r} holds {column.dropna().iloc[0]!r}, which is no number; encode "
+            "it (1 for a holiday, 0 for none), name the columns of values with target=, or the "
+            "one that names the series with item_id="
         )
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))

@@ -2,8 +2,7 @@ r"""The Gaussian floor of gaps: kriging with the variogram of the training windo
 
 For windows in which any cells are hidden there is no one-sided forecast to start from. Here each
 series of a window, relative to the mean of its given cells and in units of their spread, is a
-Gaussian process with covariance K(k) = sill - gamma(k), the sill their variance or, where that
-leaves K improper, as much more as it takes. The variogram
+Gaussian process with covariance K(k) = sill - gamma(k), where the variogram
 
     gamma(k) = E (z_{t+k} - z_t)^2 / 2                                        (Matheron 1963)
 
@@ -12,7 +11,9 @@ is measured over the training windows, gaps and all. The hidden cells given the 
     N(K_hg K_gg^-1 z_g,  K_hh - K_hg K_gg^-1 K_gh).
 
 A season shows as a dip of gamma, so this is both linear and seasonal interpolation, each as far as
-the data warrant. Series of an item are taken for independent here; the network knows better.
+the data warrant. A series of which nothing is given has the covariance of the training windows
+about the level of their items, in whose units it is drawn: the sill above, which leaves the level
+of a window open, would be too wide. Series of an item are taken for independent here; the network knows better.
 """
 
 from __future__ import annotations
@@ -27,10 +28,8 @@ from scidiffusion.timeseries.frame import Colour, Frame, nearest_covariance
 from scidiffusion.timeseries.lags import masked_mean
 
 SILL = 1.5
-"""The largest sill, in units of the largest gamma."""
+"""The sill in units of the largest gamma: also windows' levels vary."""
 NUGGET = 1e-3
-IMPROPER = 0.02
-"""Share of a covariance that may lie in negative eigenvalues, by the noise of its estimate."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,8 @@ class KrigingFloor(nn.Module):
         self.length = length
         self.kernel: Tensor
         self.register_buffer("kernel", torch.eye(length))
+        self.prior: Tensor
+        self.register_buffer("prior", torch.eye(length))
 
     @torch.no_grad()
     def fit(self, train: Window) -> None:
@@ -82,31 +83,31 @@ class KrigingFloor(nn.Module):
         mean, spread = location(train.value, given)
         unit = torch.where(given, (train.value - mean) / spread, 0.0)
         gamma = [torch.zeros((), device=unit.device)]
+        value = torch.where(given, train.value, 0.0)
+        products = [(value**2).sum() / given.sum().clamp(min=1)]
         for lag in range(1, self.length):
             both = given[..., lag:] & given[..., :-lag]
             square = ((unit[..., lag:] - unit[..., :-lag]).clamp(-8, 8) ** 2) * both
             count = both.sum()
             # Lags that no window has: as the ones before.
             gamma.append(0.5 * square.sum() / count if int(count) > 0 else gamma[-1])
+            product = (value[..., lag:] * value[..., :-lag] * both).sum()
+            products.append(product / count if int(count) > 0 else products[-1])
         variogram = torch.stack(gamma).double()
+        sill = SILL * variogram.max().clamp(min=1e-6)
         step = torch.arange(self.length, device=unit.device)
-        toeplitz = variogram[(step[:, None] - step[None]).abs()]
-        # The variance of the cells is the sill of a stationary series, so that windows of which
-        # nothing is given have the spread of the data; one that drifts needs more.
-        least = (unit.double() ** 2).sum() / given.sum().clamp(min=1)
-        most = torch.maximum(SILL * variogram.max(), least).clamp(min=1e-6)
-        for share in torch.linspace(0, 1, 9, dtype=torch.float64).tolist():
-            kernel = least + share * (most - least) - toeplitz
-            values = torch.linalg.eigvalsh(kernel)
-            if bool(-values.clamp(max=0).sum() <= IMPROPER * values.clamp(min=0).sum()):
-                break
-        self.kernel.copy_(nearest_covariance(kernel, floor=NUGGET))
+        apart = (step[:, None] - step[None]).abs()
+        self.kernel.copy_(nearest_covariance(sill - variogram[apart], floor=NUGGET))
+        products = torch.stack(products).double()
+        self.prior.copy_(nearest_covariance(products[apart], floor=NUGGET))
 
     def frame(self, window: Window, given: Tensor) -> Frame:
         """Return the frame of the cells that are not `given` (B, D, L)."""
         mean, spread = location(window.value, given)
         unit = torch.where(given, (window.value - mean) / spread, 0.0)
-        kernel = self.kernel
+        # Without a single given cell the mean and the spread are those of the item.
+        nothing = ~given.any(-1)[..., None, None]
+        kernel = torch.where(nothing, self.prior, self.kernel)
         eye = torch.eye(self.length, dtype=kernel.dtype, device=kernel.device)
         pair = given.unsqueeze(-1) & given.unsqueeze(-2)
         inner = torch.linalg.cholesky(torch.where(pair, kernel, eye))
@@ -117,7 +118,7 @@ class KrigingFloor(nn.Module):
         hidden = ~given.unsqueeze(-1) & ~given.unsqueeze(-2)
         rest = torch.where(hidden, kernel - half.transpose(-1, -2) @ half, eye)
         # In single precision the difference may lose its last positive digits.
-        jitter = 1e-5 * kernel.diagonal().mean()
+        jitter = 1e-5 * self.kernel.diagonal().mean()
         factor = torch.linalg.cholesky(rest + jitter * eye)
         std = (factor**2).sum(-1).sqrt()
         base = torch.where(given, unit, base)

@@ -2,56 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scidiffusion.errors import DataError
+from scidiffusion.timeseries.columns import listed
 from scidiffusion.timeseries.layout import FrameLayout
+
+Static: TypeAlias = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Numbers (R,) and class codes (C,) of one series."""
+NOTHING: Static = (np.empty(0), np.empty(0, dtype=np.int64))
 
 
 def read_static(static: pd.DataFrame, layout: FrameLayout) -> FrameLayout:
     """Return the layout with the columns of `static` and the levels of its classes.
 
+    Columns of numbers are numbers; text, truth values and categories are classes.
+
+    Args:
+        static: One row a series, indexed by its name.
+        layout: Of the frame of the series.
+
     Raises:
-        DataError: if `static` is no frame, or a number in it is missing.
+        DataError: if `static` is no frame, names a series twice, or the series are one item, of
+            which a property could teach nothing.
     """
-    if not isinstance(static, pd.DataFrame) or static.index.has_duplicates:
-        raise DataError("static must be a frame with one row a series, indexed by its name")
+    if layout.joint:
+        raise DataError(
+            "static tells series apart, but these are forecast jointly, as one; leave static out, "
+            "or set multivariate=False"
+        )
+    table = _named(static)
     real, cat = [], {}
-    for name in static:
-        column = static[name]
+    for name in table:
+        column = table[name]
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            if not np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan)).all():
-                raise DataError(f"the static column {name!r} has missing or infinite values")
             real.append(str(name))
         else:
             cat[str(name)] = tuple(str(level) for level in pd.unique(column.dropna()))
     return replace(layout, static_real=tuple(real), static_cat=cat)
 
 
-def static_of(
-    static: pd.DataFrame | None, layout: FrameLayout, name: str
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return numbers and class codes of one series; -1 for a class that was never seen.
+def static_values(
+    static: pd.DataFrame | None, layout: FrameLayout, names: Iterable[str]
+) -> dict[str, Static]:
+    """Return numbers and class codes by series; the code of a class that is new or missing is -1.
+
+    Args:
+        static: As of `read_static`; None where the layout has no static columns.
+        layout: With the columns and classes of the fitted frame.
+        names: Series that are wanted.
 
     Raises:
-        DataError: if the model was fitted with static columns and the series has no row of them.
+        DataError: if the model was fitted with static columns and they are not all given for all
+            series, or a number is missing; the message names series and column.
     """
-    levels = dict(layout.static_cat or {})
-    if not layout.static_real and not levels:
-        return np.empty(0), np.empty(0, dtype=np.int64)
+    levels = {
+        name: {level: code for code, level in enumerate(known)}
+        for name, known in (layout.static_cat or {}).items()
+    }
+    wanted = [*layout.static_real, *levels]
+    if not wanted:
+        if static is not None:
+            raise DataError("the model was fitted without static columns; leave static out")
+        return dict.fromkeys(names, NOTHING)
     if static is None:
-        raise DataError("the model was fitted with static columns; give static= here, too")
-    named = static.set_axis([str(key) for key in static.index], axis=0)
-    if name not in named.index:
-        raise DataError(f"series {name!r} has no row in static")
-    row = named.loc[name]
-    real = np.array([float(row[column]) for column in layout.static_real])
-    codes = [
-        values.index(str(row[column])) if str(row[column]) in values else -1
-        for column, values in levels.items()
-    ]
-    return real, np.array(codes, dtype=np.int64)
+        raise DataError(
+            f"the model was fitted with the static columns {listed(wanted)}; give static= here, "
+            "too"
+        )
+    table = _named(static)
+    missing = [name for name in wanted if name not in table]
+    if missing:
+        raise DataError(f"static has no column {missing[0]!r}; it has {listed(table.columns)}")
+    result = {}
+    for name in names:
+        if name not in table.index:
+            raise DataError(f"series {name!r} has no row in static; add one, indexed by its name")
+        row = table.loc[name]
+        real = np.array([_number(row[column], name, column) for column in layout.static_real])
+        codes = [codes.get(str(row[column]), -1) for column, codes in levels.items()]
+        result[name] = (real, np.array(codes, dtype=np.int64))
+    return result
+
+
+def _named(static: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with rows and columns called by text."""
+    if not isinstance(static, pd.DataFrame):
+        raise DataError("static must be a frame with one row a series, indexed by its name")
+    table = static.set_axis([str(name) for name in static.index], axis=0)
+    table = table.set_axis([str(name) for name in static.columns], axis=1)
+    for axis, what in ((table.index, "rows"), (table.columns, "columns")):
+        if axis.has_duplicates:
+            twice = axis[axis.duplicated()][0]
+            raise DataError(f"static has two {what} called {twice!r}; keep one of them")
+    return table
+
+
+def _number(value: object, name: str, column: str) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise DataError(
+            f"series {name!r}: the static column {column!r} must be a finite number, got {value}; "
+            "fill it, or leave the column out"
+        )
+    return number
