@@ -90,7 +90,9 @@ def test_restore_and_standardise_are_inverse_with_and_without_paths():
     np.testing.assert_allclose(unit.std(-1, correction=0), 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("level", "noise"), [(1e9, 1.0), (-1e9, 0.01), (1e12, 1.0), (1e-9, 1e-12)])
+@pytest.mark.parametrize(
+    ("level", "noise"), [(1e9, 1.0), (-1e9, 0.01), (1e12, 1.0), (1e-9, 1e-12)]
+)
 def test_a_small_signal_on_a_large_level_keeps_its_digits(level, noise):
     signal = np.random.default_rng(0).normal(size=(1, 200)) * noise
     series = Series(level + signal, START)
@@ -169,7 +171,8 @@ def test_no_training_target_reaches_into_the_held_out_part_of_few_series():
     train, held = split_windows(length, 8, 10, 0.2, seed=0)
     for index, size in enumerate(length.tolist()):
         ours, theirs = train.end[train.item == index], held.end[held.item == index]
-        assert len(ours) and len(theirs)
+        assert len(ours)
+        assert len(theirs)
         assert int(theirs.max()) + 8 == size
         assert int(ours.min()) >= 1
         if size > 30:
@@ -189,7 +192,7 @@ def test_whole_items_are_held_out_where_there_are_many():
 def test_series_too_short_for_a_window_are_left_out_or_refused():
     train, _ = split_windows(torch.tensor([5, 30]), 5, 10, 0.1, seed=0)
     assert set(train.item.tolist()) == {1}
-    with pytest.raises(DataError, match="too short.*5 steps.*at least 6"):
+    with pytest.raises(DataError, match=r"too short.*5 steps.*at least 6"):
         split_windows(torch.tensor([5, 3]), 5, 10, 0.1, seed=0)
     with pytest.raises(DataError, match="prediction_length = 5"):
         latest_windows(torch.tensor([5]), [0], 5)

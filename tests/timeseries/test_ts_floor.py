@@ -155,7 +155,7 @@ def test_forecasts_move_and_scale_with_every_series_on_its_own():
 def test_missing_values_of_the_past_are_stepped_over():
     pattern = np.random.default_rng(0).normal(size=(1, 12))
     target = np.tile(pattern, 40)
-    floor, held, _, back = fitted(target, 6, (12,))
+    floor, _, _, back = fitted(target, 6, (12,))
     gone = target.copy()
     gone[:, 450:475] = np.nan  # two seasons and a bit before the origin
     bank = bank_of(gone, 6)
@@ -210,3 +210,14 @@ def test_lag_plans_fit_into_the_history():
     assert LagPlan.of((24, 168), 47).seasons == ()
     assert LagPlan.of((24, 168), 48).seasons == (24,)
     assert LagPlan.of((), 100).back == 1
+
+
+def test_rare_events_do_not_blow_up_the_law():
+    """Most windows of an intermittent series are flat; the first event after them is no unit."""
+    rng = np.random.default_rng(0)
+    target = ((rng.random(3000) < 0.05) * rng.poisson(5, 3000)).astype(float)[None]
+    floor, held, _, _ = fitted(target, 5, (7,))
+    frame = floor.frame(held)
+    spread = (frame.std * frame.scale).pow(2).mean().sqrt()
+    # In units of the series' own standard deviation.
+    assert 0.5 < float(spread) < 4

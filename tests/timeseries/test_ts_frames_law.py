@@ -169,6 +169,7 @@ def test_kriging_is_gaussian_conditioning():
     length = 9
     floor = KrigingFloor(length).double()
     floor.kernel.copy_(decaying(length, 0.8) + 0.1 * torch.eye(length, dtype=F64))
+    floor.prior.copy_(decaying(length, 0.5))
     value = torch.randn(2, 3, length, dtype=F64, generator=torch.Generator().manual_seed(0))
     given = torch.rand(2, 3, length, generator=torch.Generator().manual_seed(1)) < 0.5
     given[0, 0] = True
@@ -183,10 +184,10 @@ def test_kriging_is_gaussian_conditioning():
                 torch.testing.assert_close(frame.base[b, d], value[b, d])
                 continue
             unit = (value[b, d] - mean[b, d]) / spread[b, d]
-            inner = floor.kernel[g][:, g]
-            gain = floor.kernel[h][:, g] @ torch.linalg.inv(inner)
+            kernel = floor.kernel if g.any() else floor.prior
+            gain = kernel[h][:, g] @ torch.linalg.inv(kernel[g][:, g])
             base = mean[b, d] + spread[b, d] * (gain @ unit[g])
-            rest = floor.kernel[h][:, h] - gain @ floor.kernel[g][:, h]
+            rest = kernel[h][:, h] - gain @ kernel[g][:, h]
             torch.testing.assert_close(frame.base[b, d, h], base, rtol=1e-8, atol=1e-8)
             law = frame.law.factor[b, d] @ frame.law.factor[b, d].T
             # The jitter of single precision is all that is added.
@@ -211,7 +212,9 @@ def test_kriging_interpolates_what_repeats():
     error = (frame.base - value)[~given]
     assert float(error.pow(2).mean().sqrt()) < 0.1 * float(value.std())
     gap = slice(20, 26)
-    line = value[..., 19:20] + (value[..., 26:27] - value[..., 19:20]) * torch.linspace(0, 1, 8)[1:7]
+    line = (
+        value[..., 19:20] + (value[..., 26:27] - value[..., 19:20]) * torch.linspace(0, 1, 8)[1:7]
+    )
     straight = (line - value[..., gap]).pow(2).mean().sqrt()
     ours = (frame.base - value)[..., gap].pow(2).mean().sqrt()
     assert float(ours) < 0.2 * float(straight)
@@ -236,6 +239,23 @@ def test_kriging_of_a_random_walk_is_the_straight_line():
     assert float(score) == pytest.approx(1, abs=0.25)
 
 
+def test_of_a_window_without_a_given_cell_the_law_is_that_of_the_data():
+    """Kriging leaves the level of a window open: drawn from scratch it would be too wide."""
+    step = torch.arange(4000 + 20)
+    noise = torch.randn(4020, generator=torch.Generator().manual_seed(0))
+    series = (2 * torch.pi * step / 7).sin() * 2**0.5 * 0.9 + noise * 0.19**0.5
+    value = series.unfold(0, 20, 1)[:, None]
+    floor = KrigingFloor(20)
+    floor.fit(window(value))
+    frame = floor.frame(window(value[:1]), torch.zeros(1, 1, 20, dtype=torch.bool))
+    assert (frame.base == 0).all()
+    assert float(frame.std.mean()) == pytest.approx(1, abs=0.03)
+    law = frame.law.factor[0, 0] @ frame.law.factor[0, 0].T
+    assert float(law[0, 7]) == pytest.approx(0.81, abs=0.05)
+    assert float(law[0, 3]) == pytest.approx(0.81 * np.cos(6 * np.pi / 7), abs=0.05)
+    assert float(floor.kernel.diagonal().mean()) > 1.5
+
+
 def test_kriging_moves_and_scales_with_the_window():
     walk = torch.randn(20, 2, 24, dtype=F64, generator=torch.Generator().manual_seed(2)).cumsum(-1)
     floor = KrigingFloor(24).double()
@@ -247,7 +267,9 @@ def test_kriging_moves_and_scales_with_the_window():
 
 
 def test_the_variogram_steps_over_missing_cells():
-    walk = torch.randn(600, 1, 20, dtype=F64, generator=torch.Generator().manual_seed(4)).cumsum(-1)
+    walk = torch.randn(600, 1, 20, dtype=F64, generator=torch.Generator().manual_seed(4)).cumsum(
+        -1
+    )
     seen = torch.rand(walk.shape, generator=torch.Generator().manual_seed(5)) < 0.7
     whole, part = KrigingFloor(20).double(), KrigingFloor(20).double()
     whole.fit(window(walk))

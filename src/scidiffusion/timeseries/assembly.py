@@ -7,7 +7,7 @@ which period) is used here to lay the values on a grid of steps, one a series.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -173,8 +173,6 @@ def _step(layout: FrameLayout) -> int:
 
 def _renamed(layout: FrameLayout) -> FrameLayout:
     """Return a layout whose columns of values are the series of the only item."""
-    from dataclasses import replace
-
     return replace(layout, targets=layout.series)
 
 
@@ -264,29 +262,33 @@ def _check_spacing(
 ) -> None:
     """Raise DataError where rows have another frequency than the layout."""
     step, closest, rows, steps = _step(layout), np.inf, 0, 0
-    longest = max(ordinals, key=lambda name: len(ordinals[name]))
+    worst = max(ordinals, key=lambda name: len(ordinals[name]))
+    coarse = False
     for name, found in ordinals.items():
         ordered = np.sort(found)
         gaps = np.diff(ordered) // step
         rows, steps = rows + len(found), steps + int(gaps.sum()) + 1
         closest = min(closest, int(gaps.min()) if len(gaps) else np.inf)
         run = _longest_run(gaps)
-        if run is not None and (gaps < gaps[run[0]]).any():
+        if run == (0, len(gaps)):
+            worst, coarse = name, True
+            break
+        if run is not None:
             begin, end = (_stamp_at(table.stamps, groups[name], found, ordered[k]) for k in run)
             raise DataError(
                 f"series {name!r} has a row every {gaps[run[0]]} steps of {layout.freq!r} from "
-                f"{begin} to {end}, and closer ones elsewhere: of two frequencies; resample one "
+                f"{begin} to {end}, and others elsewhere: it has two frequencies; resample one "
                 "part, or leave it out"
             )
-    few = len(ordinals[longest]) >= 4 and closest > 1
-    if few or rows < MIN_SHARE * steps:
-        chosen = table.stamps[groups[longest]]
+    coarse |= len(ordinals[worst]) >= 4 and closest > 1
+    if coarse or rows < MIN_SHARE * steps:
+        chosen = table.stamps[groups[worst]]
         try:
-            hint = f"freq={infer_freq(chosen, longest)!r}"
+            hint = f"freq={infer_freq(chosen, worst)!r}"
         except DataError:
             hint = "the frequency of the data"
         raise DataError(
-            f"series {longest!r} has {len(chosen)} rows from {chosen.min()} to {chosen.max()}, "
+            f"series {worst!r} has {len(chosen)} rows from {chosen.min()} to {chosen.max()}, "
             f"which do not fit the frequency {layout.freq!r}; give {hint}, or resample"
         )
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from scidiffusion.errors import DataError, InputError
 from scidiffusion.timeseries.floors import FLOORS
-from scidiffusion.timeseries.frequency import seasons
+from scidiffusion.timeseries.frequency import quiet_business_days, seasons
 from scidiffusion.timeseries.model import SeriesModel
 from scidiffusion.timeseries.scores import (
     ForecastScores,
@@ -29,7 +30,18 @@ from scidiffusion.timeseries.scores import (
 )
 from scidiffusion.timeseries.series import Series, SeriesSet
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Backtest", "run_backtest", "split_backtest"]
+
 OURS = "diffusion"
+SHORT = {
+    "gaussian_walk": "walk",
+    "seasonal_naive_gaussian": "seasonal",
+    "seasonal_block_bootstrap": "bootstrap",
+}
+"""What the floors are called where four columns must fit on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -53,34 +65,62 @@ class Backtest:
     horizon: int
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a forecaster, one column a score."""
-        return pd.DataFrame({name: row.as_dict() for name, row in self.scores.items()}).T
+        """Return one row a forecaster, one column a score; "pit" holds lists."""
+        names = list(self.scores)
+        return pd.DataFrame([row.as_dict() for row in self.scores.values()], index=names)
 
     def to_json(self) -> str:
-        """The scores as JSON."""
-        return json.dumps({name: row.as_dict() for name, row in self.scores.items()}, indent=1)
-
-    def render(self) -> Any:
-        """The scores as a `rich.table.Table`."""
-        return render_scores(
-            self.scores, title=f"Backtest: {self.windows} windows of {self.horizon} steps"
+        """Return the scores as JSON; a figure that is not defined is null."""
+        return json.dumps(
+            {name: row.as_dict() for name, row in self.scores.items()}, indent=1, allow_nan=False
         )
+
+    def render(self) -> Table:
+        """Return the scores as a table for the terminal, 80 columns wide."""
+        title = f"Backtest: {self.windows} windows of {self.horizon} steps"
+        items = len(self.pasts) // self.windows
+        if items > 1:
+            title += f", {items} series"
+        return render_scores(
+            {SHORT.get(name, name): scores for name, scores in self.scores.items()}, title=title
+        )
+
+    def show(self) -> None:
+        """Print the scores."""
+        from rich.console import Console
+
+        Console().print(self.render())
 
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=110, record=True, file=open_null())
+        console = Console(width=80, file=StringIO())
         console.print(self.render())
-        return console.export_text()
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
     def pit(self, seed: int = 0) -> NDArray[np.float64]:
         """(N, H, D) probability integral transforms, uniform for calibrated forecasts."""
         return pit_values(self.observed, self.samples, seed=seed)
 
     def plot(self, item: int = 0, *, path: str | Path | None = None) -> Any:
-        """Draw the forecasts of one item over what came; see `plots.plot_backtest`."""
+        """Draw the forecasts of one item over what came; see `plots.plot_backtest`.
+
+        Args:
+            item: Number of the item.
+            path: Where to save the picture.
+
+        Raises:
+            InputError: if there is no such item.
+        """
+        with quiet_business_days():
+            return self._plot(item, path)
+
+    def _plot(self, item: int, path: str | Path | None) -> Any:
         from scidiffusion.timeseries.plots import plot_backtest
 
+        items = len(self.pasts) // self.windows
+        if not 0 <= item < items:
+            raise InputError(f"item must be 0 to {items - 1}, the number of a series; got {item}")
         last = self.pasts[(item + 1) * self.windows - 1]
         target = np.concatenate(
             [last.target, self.observed[(item + 1) * self.windows - 1].T], axis=1
@@ -103,13 +143,6 @@ class Backtest:
         return plot_pit(self.pit(), path=path)
 
 
-def open_null() -> Any:
-    """A stream that keeps nothing."""
-    import io
-
-    return io.StringIO()
-
-
 def split_backtest(
     series: SeriesSet, horizon: int, windows: int
 ) -> tuple[SeriesSet, list[Series], NDArray[np.float64]]:
@@ -121,22 +154,37 @@ def split_backtest(
         windows: Number of windows, one after another at the end.
 
     Returns:
-        The series before the first window; the pasts of all windows, item by item; what came,
-        (N, H, D).
+        The series before the first window; the pasts of all windows, item by item, oldest first;
+        what came, (N, H, D).
 
     Raises:
         InputError: if `windows` is not a positive integer.
-        DataError: if an item is too short; the message says how long it must be.
+        DataError: if an item is too short (the message says how long it must be), has no value
+            before the windows, or none has any in them.
     """
-    if isinstance(windows, bool) or not isinstance(windows, int) or windows < 1:
+    if isinstance(windows, bool) or not isinstance(windows, int | np.integer) or windows < 1:
         raise InputError(f"windows must be an integer >= 1, got {windows!r}")
+    windows = int(windows)
     needed = (windows + 1) * horizon + 1
     for item in series:
         if item.length < needed:
             raise DataError(
-                f"series {item.item_id!r} has {item.length} steps; a backtest of {windows} windows "
-                f"of {horizon} steps needs at least {needed}; ask for fewer windows"
+                f"series {item.item_id!r} has {item.length} steps, but a backtest of {windows} "
+                f"windows of {horizon} steps needs at least {needed}; ask for fewer windows, or "
+                "leave the series out"
             )
+        origin = item.length - windows * horizon
+        unseen = ~np.isfinite(item.target[:, :origin]).any(axis=1)
+        if unseen.any():
+            raise DataError(
+                f"series {item.names[int(np.argmax(unseen))]!r} has no value in the {origin} "
+                "steps before the first window; ask for fewer windows, or leave the series out"
+            )
+    if not any(np.isfinite(item.target[:, -windows * horizon :]).any() for item in series):
+        raise DataError(
+            f"the last {windows} x {horizon} steps hold no value: there is nothing to compare "
+            "forecasts with; leave these rows out"
+        )
     before = SeriesSet([item.cut(item.length - windows * horizon) for item in series], series.freq)
     pasts, observed = [], []
     for item in series:
@@ -171,6 +219,9 @@ def run_backtest(
         seed: Seed.
         floors: Names of `FLOORS`.
         progress: Called with the number of forecasts done.
+
+    Returns:
+        Forecasts and scores; MASE is in units of the first season of the frequency.
     """
     horizon = observed.shape[1]
     periods = seasons(model.freq)

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from scidiffusion.timeseries.frequency import quiet_business_days
 from scidiffusion.timeseries.series import Series, SeriesSet
 
 FLAT = 1e-14
@@ -125,9 +126,10 @@ class SeriesBank:
             past = (past - standards.past[:, :1]) / standards.past[:, 1:]
             parts["past"].append(_padded(np.where(seen, past, 0.0), horizon))
             parts["past_observed"].append(_padded(seen, horizon))
-            periods = pd.period_range(
-                item.start, periods=item.length + horizon, freq=item.start.freq
-            )
+            with quiet_business_days():
+                periods = pd.period_range(
+                    item.start, periods=item.length + horizon, freq=item.start.freq
+                )
             parts["calendar"].append(calendar(periods))
         stacked = {name: np.concatenate(part, axis=1) for name, part in parts.items()}
         self._flat = {

@@ -86,6 +86,9 @@ class WindowDenoiser(nn.Module):
         floor: Gaussian floor of forecasts.
         kriging: Gaussian floor of gaps, over whole windows.
         context_length: Steps before the origin that the encoder sees.
+        max_series: Series that attend to each other, as many as in training: items with more are
+            seen in groups, at a cost that grows with the number of series and not its square.
+            The noise, and with it the floor, is joint over all of them.
     """
 
     def __init__(
@@ -94,8 +97,10 @@ class WindowDenoiser(nn.Module):
         floor: ForecastFloor,
         kriging: KrigingFloor,
         context_length: int,
+        max_series: int = 64,
     ) -> None:
         super().__init__()
+        self.max_series = max_series
         self.network, self.floor, self.kriging = network, floor, kriging
         self.context_length = context_length
         # Beta is the best reverse variance for standard normal data, which is the floor.
@@ -104,6 +109,8 @@ class WindowDenoiser(nn.Module):
         )
         self.shrinkage: Tensor
         self.register_buffer("shrinkage", torch.ones(()))
+        self.gap_shrinkage: Tensor
+        self.register_buffer("gap_shrinkage", torch.ones(()))
 
     def forecast_context(self, window: Window) -> Context:
         """Encode windows whose cells from the origin on are hidden."""
@@ -118,9 +125,7 @@ class WindowDenoiser(nn.Module):
             channels, summaries = cell_features(
                 window, given, frame.base, frame.scale, network.layout, length
             )
-        h = network.encode(
-            channels, summaries, window.series, window.static_real, window.static_cat
-        )
+        h = self._encode(channels, summaries, window)
         return Context(frame, h[:, :, -(window.ahead // network.size.patch) :])
 
     def gap_context(self, window: Window, hidden: Tensor) -> Context:
@@ -137,10 +142,27 @@ class WindowDenoiser(nn.Module):
             channels, summaries = cell_features(
                 window, given, frame.base, frame.scale, network.layout, given.shape[-1]
             )
-        h = network.encode(
-            channels, summaries, window.series, window.static_real, window.static_cat
-        )
+        h = self._encode(channels, summaries, window)
         return Context(frame, h, seen=~given, hidden=~given)
+
+    def _groups(self, series: int) -> list[slice]:
+        """Groups of about equal size of at most `max_series` series."""
+        count = -(-series // self.max_series)
+        size = -(-series // count)
+        return [slice(start, start + size) for start in range(0, series, size)]
+
+    def _encode(self, channels: Tensor, summaries: Tensor, window: Window) -> Tensor:
+        parts = [
+            self.network.encode(
+                channels[:, group],
+                summaries[:, group],
+                window.series[group],
+                window.static_real,
+                window.static_cat,
+            )
+            for group in self._groups(len(window.series))
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def velocity(self, z: Tensor, sigma: Tensor, context: Context) -> Tensor:
         """Predict v of noisy residuals.
@@ -157,8 +179,19 @@ class WindowDenoiser(nn.Module):
         if context.seen is not None:
             z = torch.where(context.seen[:, None], z, 0.0)
         c_noise = 0.25 * sigma.log().to(z.dtype)
-        output = self.network(z / sd, c_noise, context.h, context.seen)
-        return -self.shrinkage * sd * output
+        unit, seen = z / sd, context.seen
+        parts = [
+            self.network(
+                unit[:, :, group],
+                c_noise,
+                context.h[:, group],
+                None if seen is None else seen[:, group],
+            )
+            for group in self._groups(z.shape[2])
+        ]
+        output = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        trusted = self.shrinkage if context.hidden is None else self.gap_shrinkage
+        return -trusted * sd * output
 
     def forward(self, z: Tensor, t: Tensor, cond: Any = None) -> Prediction:
         """Predict the rows (B * S, D, Z); see `Denoiser`."""

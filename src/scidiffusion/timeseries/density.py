@@ -24,7 +24,7 @@ from scidiffusion.core.likelihood import ode_log_prob
 from scidiffusion.core.prediction import Parameterization, Prediction
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.timeseries.drawing import SPARE, check_items
+from scidiffusion.timeseries.drawing import SPARE, check_items, recent_part
 from scidiffusion.timeseries.series import Series, SeriesSet
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def log_prob(
                 "impute it first"
             )
         # As for a forecast, units are those of the past: an outlier must not set its own.
-        past = item.cut(item.length - model.horizon).tail(model.back + SPARE)
+        past = recent_part(item.cut(item.length - model.horizon), model.back + SPARE)
         bank = model.bank_of(SeriesSet([past], model.freq)).to(model.denoiser.shrinkage.device)
         first = torch.zeros_like(bank.length)
         window = model.window(bank, first, bank.length)

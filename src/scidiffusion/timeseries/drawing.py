@@ -78,6 +78,12 @@ def check_items(model: WindowModel, items: Sequence[Series]) -> None:
             )
 
 
+def recent_part(item: Series, length: int) -> Series:
+    """Return the last `length` steps, or all of them if a series has no value in the last ones."""
+    part = item.tail(length)
+    return part if bool(np.isfinite(part.target).any(axis=1).all()) else item
+
+
 def block_size(model: WindowModel, num_samples: int) -> int:
     """Items that are drawn at once."""
     rows = BLOCK_ROWS if model.denoiser.shrinkage.device.type == "cpu" else 100 * BLOCK_ROWS
@@ -140,7 +146,7 @@ def draw_forecasts(
     items = list(items)
     check_items(model, items)
     wished = as_list(wishes, len(items))
-    recent = [item.tail(model.back + SPARE) for item in items]
+    recent = [recent_part(item, model.back + SPARE) for item in items]
     results: list[NDArray[np.float64]] = []
     # Guidance is of one window's frame; unguided items go in blocks.
     size = 1 if any(wish is not None for wish in wished) else block_size(model, num_samples)

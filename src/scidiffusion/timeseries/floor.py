@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from scidiffusion.timeseries.bank import Window
-from scidiffusion.timeseries.frame import Frame, KroneckerLaw
+from scidiffusion.timeseries.frame import Frame, KroneckerLaw, masked_rms
 from scidiffusion.timeseries.lags import last_given, masked_mean, nearest_same_phase
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -72,14 +72,18 @@ class ForecastFloor(nn.Module):
         horizon: Number of steps H.
         lags: Which lags are looked at.
         rank: Rank of the covariance between series.
+        memory: Steps before the origin from which the scale is measured, since volatility passes;
+            None is all of them.
     """
 
-    def __init__(self, dim: int, horizon: int, lags: LagPlan, rank: int) -> None:
+    def __init__(
+        self, dim: int, horizon: int, lags: LagPlan, rank: int, memory: int | None = None
+    ) -> None:
         super().__init__()
-        self.horizon, self.lags = horizon, lags
+        self.horizon, self.lags, self.memory = horizon, lags, memory
         self.law = KroneckerLaw(dim, horizon, rank)
         self.weight: Tensor
-        self.register_buffer("weight", torch.zeros(horizon, lags.size + 3))
+        self.register_buffer("weight", torch.zeros(horizon, lags.size + 4))
         self.season: Tensor
         self.register_buffer("season", torch.ones((), dtype=torch.long))
         self.ridge: Tensor
@@ -100,7 +104,9 @@ class ForecastFloor(nn.Module):
 
     def scale(self, window: Window, season: int) -> Tensor:
         """(B, D, 1): root mean square of the seasonal differences in the past of the window."""
-        value, given = window.value[..., : window.back], window.observed[..., : window.back]
+        memory = window.back if self.memory is None else self.memory
+        recent = slice(max(window.back - memory, 0), window.back)
+        value, given = window.value[..., recent], window.observed[..., recent]
         both = given[..., season:] & given[..., :-season]
         square = (value[..., season:] - value[..., :-season]) ** 2
         # A window without one pair: as a series of the item's own standard deviation.
@@ -114,7 +120,9 @@ class ForecastFloor(nn.Module):
         width = self.lags.seasons[0] if self.lags.seasons else min(window.back, 5)
         recent = masked_mean(value[..., -width:], given[..., -width:])
         has_recent = given[..., -width:].any(-1, keepdim=True)
-        parts, present = [last, recent], [some, has_recent]
+        # A series that returns to its mean has that mean to return to.
+        parts = [last, recent, masked_mean(value, given)]
+        present = [some, has_recent, given.any(-1, keepdim=True)]
         parts = [part.unsqueeze(-1).expand(*part.shape, self.horizon) for part in parts]
         present = [part.unsqueeze(-1).expand(*part.shape, self.horizon) for part in present]
         padded, seen = self._past(window)
@@ -146,7 +154,8 @@ class ForecastFloor(nn.Module):
         naive, scale, regressors = self._regressors(window, int(self.season))
         shift = torch.einsum("bdkh,hk->bdh", regressors, self.weight)
         std, part = self.law.std(), None
-        if len(window.series) < len(self.law.series.sd):
+        every = torch.arange(len(self.law.series.sd), device=std.device)
+        if not torch.equal(window.series, every):
             std, part = std[:, window.series], window.series
         return Frame(naive + scale * shift, scale, std, self.law, part)
 
@@ -187,7 +196,10 @@ class ForecastFloor(nn.Module):
         residual = self.frame(train).residual(target).double()
         # Residuals of the rows that chose the weights are too small by the weights' freedom.
         equations = float(seen.sum()) / self.horizon
-        self.law.fit(residual / max(1 - freedom / equations, 0.1) ** 0.5, seen)
+        # In units of their own, windows in which hardly anything moved would rule the law.
+        some = seen.any(-1, keepdim=True)
+        weight = (scale / masked_rms(scale, some, (0,))).double()
+        self.law.fit(weight * residual / max(1 - freedom / equations, 0.1) ** 0.5, seen)
 
 
 def ridge_paths(

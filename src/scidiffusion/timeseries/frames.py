@@ -2,8 +2,9 @@
 
 Two layouts are understood. *Wide*: times in the index or a column, one column a series. *Long*: a
 column that names the series, a column of times, one or more columns of values. Stamps become
-periods; missing rows become missing values; rows after the last value are the future, if covariates
-are known in advance. Everything that cannot be right is one error that names series and time.
+periods; missing rows become missing values; rows after the last value are the future where
+covariates are known in advance. Everything that cannot be right is one error that names series
+and time.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def _table_like(data: pd.DataFrame | pd.Series, layout: FrameLayout) -> Table:
     """Read a frame whose times may lie in the column or in the index."""
     time = layout.time
     dated = isinstance(getattr(data, "index", None), pd.DatetimeIndex | pd.PeriodIndex)
-    if isinstance(data, pd.Series) or (dated and time not in map(str, data.columns)):
+    if isinstance(data, pd.Series) or (dated and time not in [str(n) for n in data.columns]):
         time = None
     table = read_table(data, time, layout.targets[0])
     if isinstance(data, pd.Series) and layout.chosen and len(layout.targets) == 1:

@@ -30,6 +30,7 @@ __all__ = [
     "calendar_features",
     "calendar_size",
     "normalise_freq",
+    "period_index",
     "periods_of",
     "quiet_business_days",
     "seasons",
@@ -196,6 +197,7 @@ def seasons(freq: str) -> tuple[int, ...]:
     """
     number, unit, _ = _parse(freq)
     cycles: tuple[int, ...]
+    cycles: tuple[int, ...]
     if unit in NANOSECONDS:
         if unit == "D" and number % 7 == 0:
             number, cycles = number // 7, (52,)
@@ -283,6 +285,13 @@ def periods_of(ordinals: NDArray[np.int64], unit: str) -> pd.PeriodIndex:
             ordinals, freq=unit
         )
     return found
+
+
+def period_index(ordinals: NDArray[np.int64], freq: str) -> pd.PeriodIndex:
+    """Return the periods of a frequency with the given ordinals, those of its single step."""
+    with quiet_business_days():
+        index = pd.PeriodIndex.from_ordinals(ordinals, freq=freq)  # type: ignore[attr-defined]
+    return index
 
 
 def _starts(index: pd.PeriodIndex, unit: str) -> NDArray[np.datetime64]:

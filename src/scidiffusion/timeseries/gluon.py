@@ -137,7 +137,8 @@ class DiffusionPredictor(PyTorchPredictor):
             with quiet_business_days():
                 start = item.start + item.length
             yield SampleForecast(
-                samples=(samples[..., 0] if one else samples).astype(np.float32),
+                # Not in single precision, as GluonTS has it: a level of 1e9 would drown the rest.
+                samples=samples[..., 0] if one else samples,
                 start_date=start,
                 item_id=entry.get(FieldName.ITEM_ID),
                 info=entry.get("info"),
@@ -401,7 +402,7 @@ def group_series(dataset: Iterable[dict[str, Any]], windows: int = 1) -> list[di
         One entry a window, its target (D, T).
 
     Raises:
-        DataError: if the entries do not divide into windows, or frequencies differ.
+        DataError: if the entries do not divide into windows, or frequencies or grids differ.
     """
     entries = list(dataset)
     if not entries or len(entries) % windows:
@@ -414,7 +415,13 @@ def group_series(dataset: Iterable[dict[str, Any]], windows: int = 1) -> list[di
             raise DataError("the entries of a window have different frequencies")
         with quiet_business_days():
             start = min(entry[FieldName.START] for entry in part)
-            offsets = [(entry[FieldName.START] - start).n for entry in part]
+            # Differences are counted in single steps, also of a multiple such as "2h".
+            steps = [divmod((entry[FieldName.START] - start).n, start.freq.n) for entry in part]
+        if any(rest for _, rest in steps):
+            raise DataError(
+                f"the entries of a window do not start on one grid of {start.freqstr!r} steps"
+            )
+        offsets = [offset for offset, _ in steps]
         ends = [
             offset + len(entry[FieldName.TARGET])
             for offset, entry in zip(offsets, part, strict=True)

@@ -13,7 +13,8 @@ is measured over the training windows, gaps and all. The hidden cells given the 
 A season shows as a dip of gamma, so this is both linear and seasonal interpolation, each as far as
 the data warrant. A series of which nothing is given has the covariance of the training windows
 about the level of their items, in whose units it is drawn: the sill above, which leaves the level
-of a window open, would be too wide. Series of an item are taken for independent here; the network knows better.
+of a window open, would be too wide. Series of an item are taken for independent here; the network
+knows better.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class KrigingFloor(nn.Module):
         step = torch.arange(self.length, device=unit.device)
         apart = (step[:, None] - step[None]).abs()
         self.kernel.copy_(nearest_covariance(sill - variogram[apart], floor=NUGGET))
-        products = torch.stack(products).double()
-        self.prior.copy_(nearest_covariance(products[apart], floor=NUGGET))
+        covariance = torch.stack(products).double()[apart]
+        self.prior.copy_(nearest_covariance(covariance, floor=NUGGET))
 
     def frame(self, window: Window, given: Tensor) -> Frame:
         """Return the frame of the cells that are not `given` (B, D, L)."""

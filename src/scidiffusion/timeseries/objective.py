@@ -8,6 +8,8 @@ in Karras et al. 2022, eq. 8.) The encoder's work is shared by all noise levels 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -105,7 +107,7 @@ class WindowLoss(Objective):
         like = target.new_empty(rows, draws * frame.law_dim, target.shape[-1])
         eps = frame.noise(noise.normal(like).unflatten(1, (draws, -1)))
         z = torch.where(seen[:, None], scale * residual + std * eps, 0.0)
-        context = Context(frame, context.h, seen, context.hidden)
+        context = replace(context, seen=seen)
         v = denoiser.velocity(z, sigma, context)
         error = ((v - (scale * eps - std * residual)) / frame.std[:, None]) ** 2
         counted = seen[:, None].to(error.dtype)

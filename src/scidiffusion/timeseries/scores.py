@@ -308,22 +308,23 @@ def pit_histogram(values: ArrayLike, bins: int = 10) -> Array:
     return counts / known.size
 
 
+# Short enough for four forecasters on a terminal of 80 columns.
 _ROWS = {
-    "crps": ("CRPS (mean wQL, .05-.95)", "lower"),
-    "crps_nine": ("CRPS (mean wQL, .1-.9)", "lower"),
-    "fair_crps": ("CRPS, unit of the data", "lower"),
-    "nd": ("ND", "lower"),
-    "nrmse": ("NRMSE", "lower"),
-    "mase": ("MASE", "lower"),
-    "crps_sum": ("CRPS-sum (.05-.95)", "lower"),
-    "crps_sum_nine": ("CRPS-sum (.1-.9)", "lower"),
-    "nd_sum": ("ND-sum", "lower"),
-    "energy_score": ("energy score", "lower"),
-    "variogram_score": ("variogram score", "lower"),
-    "coverage_50": ("coverage of 50 %", "50 %"),
-    "coverage_90": ("coverage of 90 %", "90 %"),
-    "coverage_90_sum": ("coverage of 90 %, sum", "90 %"),
-    "pit_distance": ("PIT, distance from uniform", "lower"),
+    "crps": ("CRPS .05-.95", "low"),
+    "crps_nine": ("CRPS .1-.9", "low"),
+    "fair_crps": ("CRPS, data unit", "low"),
+    "nd": ("ND", "low"),
+    "nrmse": ("NRMSE", "low"),
+    "mase": ("MASE", "low"),
+    "crps_sum": ("CRPS-sum .05-.95", "low"),
+    "crps_sum_nine": ("CRPS-sum .1-.9", "low"),
+    "nd_sum": ("ND-sum", "low"),
+    "energy_score": ("energy score", "low"),
+    "variogram_score": ("variogram score", "low"),
+    "coverage_50": ("coverage 50 %", "50 %"),
+    "coverage_90": ("coverage 90 %", "90 %"),
+    "coverage_90_sum": ("coverage 90 % sum", "90 %"),
+    "pit_distance": ("PIT distance", "low"),
 }
 
 
@@ -335,8 +336,10 @@ def render_scores(rows: Mapping[str, ForecastScores], title: str = "Forecast") -
         title: The table's title.
 
     Returns:
-        A Rich table, to be printed by a `rich.console.Console`. A figure that none has is left
-        out; the best of each line is bold.
+        A Rich table, to be printed by a `rich.console.Console`; 80 columns wide for four
+        forecasters of names of up to ten letters. CRPS is the mean weighted quantile loss over
+        the levels that are named, PIT distance that from the uniform law. A figure that none has
+        is left out; the best of each line is bold.
 
     Raises:
         DataError: if there is nothing to show.
@@ -352,7 +355,7 @@ def render_scores(rows: Mapping[str, ForecastScores], title: str = "Forecast") -
     table.add_column("figure")
     for name in rows:
         table.add_column(name, justify="right", overflow="fold")
-    table.add_column("better")
+    table.add_column("best")
     for name, (label, better) in _ROWS.items():
         values = [getattr(scores, name) for scores in rows.values()]
         losses = [_loss(value, better) for value in values]
@@ -374,11 +377,11 @@ def render_scores(rows: Mapping[str, ForecastScores], title: str = "Forecast") -
 def _loss(value: float | None, better: str) -> float:
     if value is None:
         return math.inf
-    return value if better == "lower" else abs(value - float(better.removesuffix(" %")) / 100)
+    return value if better == "low" else abs(value - float(better.removesuffix(" %")) / 100)
 
 
 def _shown(value: float, better: str) -> str:
-    return f"{value:.4g}" if better == "lower" else f"{100 * value:.1f} %"
+    return f"{value:.4g}" if better == "low" else f"{100 * value:.1f} %"
 
 
 def _bars(shares: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ is the business of `scidiffusion.timeseries.frames` and `scidiffusion.timeseries
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -108,10 +109,14 @@ class Series:
     def tail(self, length: int) -> Series:
         """Return the last `length` steps of the target, and all that follows of `known`."""
         first = max(self.length - length, 0)
+        with warnings.catch_warnings():
+            # Periods of business days are deprecated, and there is nothing else to count them by.
+            warnings.filterwarnings("ignore", r"Period(Dtype\[B\]| with BDay)", FutureWarning)
+            start = self.start + first
         return replace(
             self,
             target=self.target[:, first:],
-            start=self.start + first,
+            start=start,
             known=self.known[:, first:],
             past=self.past[:, first:],
         )

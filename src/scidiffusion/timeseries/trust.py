@@ -7,13 +7,17 @@ floor's own. The best factor is kept; 0 is the floor itself, which is therefore 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scidiffusion.core.rng import KeyedNoise
+from scidiffusion.timeseries.denoiser import Context
 from scidiffusion.timeseries.drawing import walk
+from scidiffusion.timeseries.masks import random_mask
 from scidiffusion.timeseries.splits import WindowRows
 
 if TYPE_CHECKING:
@@ -22,48 +26,128 @@ if TYPE_CHECKING:
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 WINDOWS, PATHS = 64, 32
-BLOCK = 8
+SERIES = 1024
+"""Series that are judged in all, about: with many in an item, few windows do."""
+BLOCK = 64
+"""Series that are drawn at once."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Windows whose hidden cells are known.
+
+    Args:
+        context: The windows, with the cells hidden.
+        truth: (B, D, Z), in the data's units but for the level.
+        spread: (B, D, 1) what standardised values are multiplied with to get there.
+        judged: (B, D, Z) bool, cells that are hidden and known.
+        start: Number of the first window; keys the noise.
+    """
+
+    context: Context
+    truth: Tensor
+    spread: Tensor
+    judged: Tensor
+    start: int
 
 
 @torch.no_grad()
 def choose_shrinkage(model: WindowModel, bank: SeriesBank, held: WindowRows, seed: int) -> None:
-    """Set `model.denoiser.shrinkage` to the best of `FACTORS`."""
-    rows = held.pick(WINDOWS, seed + 1)
-    item, end = rows.item.to(bank.device), rows.end.to(bank.device)
+    """Set the denoiser's shrinkage, of forecasts and of gaps, to the best of `FACTORS`."""
+    rows = held.pick(max(4, min(WINDOWS, SERIES // model.dim)), seed + 1)
+    rows = WindowRows(rows.item.to(bank.device), rows.end.to(bank.device))
     model.denoiser.eval()
+    model.trust = _choose(model, "shrinkage", list(_forecasts(model, bank, rows)), seed)
+    if model.options["gap_share"]:
+        # A window of gaps has as many cells as several horizons: fewer of them will do.
+        fewer = rows.pick(max(4, len(rows) // 4), seed)
+        model.gap_trust = _choose(
+            model, "gap_shrinkage", list(_gaps(model, bank, fewer, seed)), seed
+        )
+
+
+def _blocks(model: WindowModel, rows: WindowRows) -> Iterator[tuple[int, Tensor, Tensor]]:
+    size = max(1, min(8, BLOCK // model.dim))
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        yield start, rows.item[part], rows.end[part]
+
+
+def _forecasts(model: WindowModel, bank: SeriesBank, rows: WindowRows) -> Iterator[Trial]:
+    for start, item, end in _blocks(model, rows):
+        window = model.window(bank, item, end)
+        spread = bank.spread[item][:, :, None]
+        yield Trial(
+            model.denoiser.forecast_context(window),
+            window.value[..., window.back :].double() * spread,
+            spread,
+            window.observed[..., window.back :],
+            start,
+        )
+
+
+def _gaps(model: WindowModel, bank: SeriesBank, rows: WindowRows, seed: int) -> Iterator[Trial]:
+    for start, item, end in _blocks(model, rows):
+        window = bank.windows(item, end, model.context, model.zone)
+        noise = KeyedNoise(seed, start=start, stream=("trust", "mask"))
+        rows_, dim, length = window.value.shape
+        hidden = random_mask((rows_, dim, length), model.zone, noise, window.value)
+        spread = bank.spread[item][:, :, None]
+        yield Trial(
+            model.denoiser.gap_context(window, hidden),
+            window.value.double() * spread,
+            spread,
+            window.observed & hidden,
+            start,
+        )
+
+
+def _choose(
+    model: WindowModel, name: str, trials: Sequence[Trial], seed: int
+) -> dict[float, float]:
+    """Set the buffer `name` of the denoiser to the best factor; return all scores."""
+    buffer = getattr(model.denoiser, name)
+    paired = bool(model.options["antithetic"])
     losses = {factor: torch.zeros(2, dtype=torch.float64) for factor in FACTORS}
-    for start in range(0, len(item), BLOCK):
-        part = slice(start, start + BLOCK)
-        window = model.window(bank, item[part], end[part])
-        context = model.denoiser.forecast_context(window)
-        truth = window.value[..., window.back :].double()
-        seen = window.observed[..., window.back :]
-        spread = bank.spread[item[part]][:, :, None]
-        noise = KeyedNoise(seed, start=start * PATHS, stream=("trust",))
+    for trial in trials:
+        noise = KeyedNoise(seed, start=trial.start * PATHS, stream=("trust",))
         for factor in FACTORS:
-            model.denoiser.shrinkage.fill_(factor)
-            paths = context.frame.value(
-                walk(model, context, num_samples=PATHS, num_steps=None, noise=noise)
-            ).double()
-            error = crps(truth * spread, paths * spread[:, None]) * seen
+            buffer.fill_(factor)
+            drawn = walk(model, trial.context, num_samples=PATHS, num_steps=None, noise=noise)
+            paths = trial.context.frame.value(drawn).double() * trial.spread[:, None]
+            error = crps(trial.truth, paths, paired=paired) * trial.judged
             total = torch.zeros((), dtype=torch.float64)
             if model.dim > 1:
-                whole = seen.all(1)
-                total = crps((truth * spread).sum(1), (paths * spread[:, None]).sum(2)) * whole
-            losses[factor] += torch.stack([error.sum().cpu(), total.sum().cpu()])
-    floor = losses[0.0].clamp(min=1e-300)
-    relative = {factor: float((loss / floor).mean()) for factor, loss in losses.items()}
-    if model.dim == 1:
-        relative = {factor: float(loss[0] / floor[0]) for factor, loss in losses.items()}
-    model.trust = relative
-    model.denoiser.shrinkage.fill_(min(relative, key=relative.__getitem__))
+                total = crps(trial.truth.sum(1), paths.sum(2), paired=paired)
+                total = (total * trial.judged.all(1)).sum().cpu()
+            losses[factor] += torch.stack([error.sum().cpu(), total])
+    floor = losses[0.0]
+    # A part without a cell to judge has no say.
+    counted = floor > 0
+    relative = {
+        factor: float((loss[counted] / floor[counted]).mean()) if bool(counted.any()) else 1.0
+        for factor, loss in losses.items()
+    }
+    buffer.fill_(min(relative, key=relative.__getitem__))
+    return relative
 
 
-def crps(truth: Tensor, paths: Tensor) -> Tensor:
-    """Return the fair CRPS of paths (B, S, ...) about truth (B, ...) (Ferro 2014, eq. 8)."""
+def crps(truth: Tensor, paths: Tensor, *, paired: bool = False) -> Tensor:
+    """Return the fair CRPS of paths (B, S, ...) about truth (B, ...) (Ferro 2014, eq. 8).
+
+    Args:
+        truth: (B, ...).
+        paths: (B, S, ...), S >= 2.
+        paired: Whether paths 2k and 2k + 1 (S even, >= 4) come from opposite noise. They lie
+            farther apart than independent ones and are not compared with each other.
+    """
     count = paths.shape[1]
     ordered = paths.sort(1).values
     rank = torch.arange(1, count + 1, device=paths.device, dtype=paths.dtype)
     weight = (2 * rank - count - 1).view(1, count, *([1] * (paths.ndim - 2)))
-    spread = (weight * ordered).sum(1) * 2 / (count * (count - 1))
+    distance, pairs = (weight * ordered).sum(1), count * (count - 1) / 2
+    if paired:
+        distance = distance - (paths[:, 0::2] - paths[:, 1::2]).abs().sum(1)
+        pairs -= count / 2
+    spread = distance / pairs
     return (paths - truth[:, None]).abs().mean(1) - 0.5 * spread

@@ -34,6 +34,8 @@ from scidiffusion.timeseries.splits import WindowRows, latest_windows, split_win
 
 MAX_PATCH = 64
 MAX_CONTEXT_TOKENS = 16
+LOOK_BACK = 200
+"""Steps before the origin that are looked at at least, where there are as many."""
 FULL_RANK = 64
 LOW_RANK = 16
 FLOOR_CELLS = 2_000_000
@@ -48,7 +50,9 @@ class WindowModel(SeriesModel):
             the longest season, whichever is longer.
         seasons: Periods in steps; None takes those of the frequency.
         width, encoder_blocks, blocks, heads, dropout: Sizes of the network.
-        batch_size, draws: Windows a training step, and noise levels a window.
+        batch_size: Windows a training step; None is 32, or 64 where not all series of an item are
+            seen at once.
+        draws: Noise levels a window.
         max_steps, lr, weight_decay, ema_decay, patience, validate_every: Of the training.
         log_sigma: Mean and standard deviation of log(std / scale) in training.
         gap_share: Share of training for cells hidden anywhere, which `impute` and `generate` need.
@@ -57,7 +61,9 @@ class WindowModel(SeriesModel):
         sampler: Name of the sampler.
         antithetic: Whether paths are drawn in pairs from opposite noise, which makes their means
             and quantiles more precise; False draws them independently.
-        max_series: Series of an item that are seen together in training.
+        max_series: Series of an item that are seen together: more are thinned out at random in
+            training, which keeps the network from learning items by heart, and seen in groups
+            when drawing.
         precision: "auto", "float32" or "bf16".
         device: "auto", "cpu" or "cuda".
     """
@@ -70,8 +76,8 @@ class WindowModel(SeriesModel):
         "encoder_blocks": 2,
         "blocks": 3,
         "heads": 4,
-        "dropout": 0.1,
-        "batch_size": 32,
+        "dropout": 0.2,
+        "batch_size": None,
         "draws": 4,
         "max_steps": 8000,
         "lr": 1e-3,
@@ -85,7 +91,7 @@ class WindowModel(SeriesModel):
         "num_steps": 10,
         "sampler": "angular_ab2",
         "antithetic": True,
-        "max_series": 64,
+        "max_series": 8,
         "precision": "auto",
         "device": "auto",
     }
@@ -102,6 +108,7 @@ class WindowModel(SeriesModel):
             )
         make_sampler(self.options["sampler"])
         self.trust: dict[float, float] = {}
+        self.gap_trust: dict[float, float] = {}
         # The horizon in whole patches; what is beyond `horizon` is drawn and thrown away.
         patches = -(-self.horizon // MAX_PATCH)
         self.patch = -(-self.horizon // patches)
@@ -147,7 +154,7 @@ class WindowModel(SeriesModel):
         bank.to(device)
         config = TrainConfig(
             max_steps=options["max_steps"],
-            batch_size=options["batch_size"],
+            batch_size=options["batch_size"] or (32 if self.dim <= options["max_series"] else 64),
             lr=options["lr"],
             weight_decay=options["weight_decay"],
             ema_decay=options["ema_decay"],
@@ -193,7 +200,9 @@ class WindowModel(SeriesModel):
             raise ConfigError(f"context_length must be an integer >= 1, got {context!r}")
         tokens = max(1, min(-(-int(context) // self.patch), MAX_CONTEXT_TOKENS))
         self.context = self.patch * tokens
-        self.back = max(self.context, self.lags.back)
+        self.memory = max(self.context, self.lags.back)
+        # A level is known as well as there is history to average.
+        self.back = max(self.memory, min(LOOK_BACK, typical))
         # A cycle seen less than twice tells where in the data one is, not where in the cycle.
         self.cycles = [
             bool(2 * steps <= lengths[-1]) for steps in calendar_cycles(self.freq).values()
@@ -249,9 +258,11 @@ class WindowModel(SeriesModel):
             torch.manual_seed(seed)
             network = WindowNetwork(layout, size, bf16=bf16)
         rank = self.dim if self.dim <= FULL_RANK else LOW_RANK
-        floor = ForecastFloor(self.dim, self.zone, self.lags, rank)
+        floor = ForecastFloor(self.dim, self.zone, self.lags, rank, self.memory)
         kriging = KrigingFloor(self.context + self.zone)
-        self.denoiser = WindowDenoiser(network, floor, kriging, self.context)
+        self.denoiser = WindowDenoiser(
+            network, floor, kriging, self.context, options["max_series"]
+        )
 
     def _fit_floors(self, bank: SeriesBank, rows: WindowRows, held: WindowRows, seed: int) -> None:
         count = max(64, min(4096, FLOOR_CELLS // (self.dim * (self.back + self.zone))))
@@ -330,6 +341,8 @@ class WindowModel(SeriesModel):
             "seasons": list(self.lags.seasons),
             "counts": list(self.lags.counts),
             "context": self.context,
+            "memory": self.memory,
+            "back": self.back,
             "cycles": self.cycles,
             "covariates": list(self.covariates),
             "classes": list(self.classes),
@@ -344,7 +357,7 @@ class WindowModel(SeriesModel):
         """See `SeriesModel.restore`."""
         self.dim, self.context = config["dim"], config["context"]
         self.lags = LagPlan(tuple(config["seasons"]), tuple(config["counts"]))
-        self.back = max(self.context, self.lags.back)
+        self.memory, self.back = config["memory"], config["back"]
         self.cycles = list(config["cycles"])
         known, past, static_real = config["covariates"]
         self.covariates = (known, past, static_real)
