@@ -24,6 +24,7 @@ from scidiffusion.samplers import (
     DDIM,
     SAMPLERS,
     Ancestral,
+    AngularAB2,
     DPMSolverPP,
     EulerMaruyama,
     Heun,
@@ -39,6 +40,7 @@ F64 = torch.float64
 
 CONTINUOUS = [
     Ancestral(),
+    AngularAB2(),
     DDIM(),
     DDIM(eta=0.7),
     DDIM(eta=1.0),
@@ -213,7 +215,7 @@ def test_registry():
     assert isinstance(make_sampler("dpmpp_sde"), DPMSolverPP)
     sampler = DDIM(eta=0.3)
     assert make_sampler(sampler) is sampler
-    with pytest.raises(ConfigError, match=r"one of ancestral, ddim.*'dpm'"):
+    with pytest.raises(ConfigError, match=r"one of ancestral, angular_ab2, ddim.*'dpm'"):
         make_sampler("dpm")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from scidiffusion import DensityDiffusion, TabularDiffusion
+from scidiffusion import DensityDiffusion, DiffusionForecaster, TabularDiffusion
 from scidiffusion.core import (
     EDMLoss,
     EDMSchedule,
@@ -110,3 +110,22 @@ def test_table_estimator_on_cuda(tmp_path) -> None:
     assert (on_cpu["label"] == on_gpu["label"]).mean() > 0.98
     same = on_cpu["label"] == on_gpu["label"]
     assert (on_cpu["x"] - on_gpu["x"])[same].abs().median() < 1e-3
+
+
+def test_a_forecaster_fitted_on_cuda_forecasts_alike_on_both():
+    index = pd.date_range("2024-01-01", periods=400, freq="h")
+    rng = np.random.default_rng(0)
+    wave = np.sin(2 * np.pi * np.arange(400) / 24)
+    frame = pd.DataFrame({name: wave + 0.2 * rng.standard_normal(400) for name in "abc"}, index)
+    frame.iloc[50:60, 1] = np.nan
+    options = {"width": 32, "blocks": 1, "max_steps": 40, "precision": "float32"}
+    model = DiffusionForecaster(12, options=options, device="cuda", random_state=0, progress=False)
+    model.fit(frame)
+    there = model.forecast(frame, num_samples=50, random_state=1)[0].samples
+    filled = model.impute(frame, num_samples=10, random_state=1)
+    model.model_.to("cpu")
+    here = model.forecast(frame, num_samples=50, random_state=1)[0].samples
+    np.testing.assert_allclose(there, here, atol=2e-3)
+    np.testing.assert_allclose(
+        filled, model.impute(frame, num_samples=10, random_state=1), atol=2e-3
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +13,7 @@ import typer
 
 from scidiffusion._files import check_writable_file, write_atomic
 from scidiffusion.cli.common import check_table_path, friendly_errors, read_table, write_table
-from scidiffusion.errors import InputError
+from scidiffusion.errors import InputError, OutputError, ScidiffusionWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +94,8 @@ def fit(
     frame = read_table(data)
     checkpoint = model.with_name(model.name + ".checkpoint")
     try:
-        forecaster.fit(frame, checkpoint_dir=checkpoint, resume=resume)
+        with _notices():
+            forecaster.fit(frame, checkpoint_dir=checkpoint, resume=resume)
     except (KeyboardInterrupt, SystemExit):
         typer.secho(
             f"Stopped. The same command with --resume goes on from {checkpoint}.", err=True
@@ -132,19 +136,23 @@ def predict(
     from scidiffusion.timeseries.forecaster import QUANTILES
 
     check_table_path(out)
+    if paths and quantile:
+        raise InputError("give --quantile, or --paths for the paths themselves, but not both")
     forecaster = _load(model, device, quiet)
     options: dict[str, Any] = {}
     if lower is not None or upper is not None:
         options["guidance"] = Wishes(lower=lower, upper=upper)
-    result = forecaster.predict(
-        read_table(data),
-        future=None if future is None else read_table(future),
-        quantiles=None if paths else (quantile or QUANTILES),
-        num_samples=samples,
-        num_steps=steps,
-        random_state=seed,
-        **options,
-    )
+    frame, ahead = read_table(data), None if future is None else read_table(future)
+    with _notices():
+        result = forecaster.predict(
+            frame,
+            future=ahead,
+            quantiles=None if paths else (quantile or QUANTILES),
+            num_samples=samples,
+            num_steps=steps,
+            random_state=seed,
+            **options,
+        )
     write_table(_flat(result), out)
     typer.echo(f"Wrote {len(result):,} rows to {out}.")
 
@@ -154,7 +162,7 @@ def predict(
 def backtest(
     data: DataFile,
     horizon: Horizon,
-    windows: Annotated[int, typer.Option("-w", help="Windows at the end.")] = 5,
+    windows: Annotated[int, typer.Option("--windows", "-w", help="Windows at the end.")] = 5,
     time: Time = None,
     item_id: Id = None,
     target: Target = None,
@@ -176,19 +184,20 @@ def backtest(
     quiet: Quiet = False,
 ) -> None:
     """Fit without the last horizons, forecast them, and score beside the floors."""
-    from rich.console import Console
-
-    for target_file in (out, plot):
-        if target_file is not None:
-            check_writable_file(target_file)
+    if out is not None:
+        check_writable_file(out)
+    if plot is not None:
+        _check_picture(plot)
     forecaster = _forecaster(
         horizon, time, item_id, target, known, past, freq, budget, max_steps, method, joint,
         seed, device, quiet,
     )  # fmt: skip
-    result = forecaster.backtest(
-        read_table(data), windows, num_samples=samples, num_steps=steps, show=False
-    )
-    Console().print(result.render())
+    frame = read_table(data)
+    with _notices():
+        result = forecaster.backtest(
+            frame, windows, num_samples=samples, num_steps=steps, show=False
+        )
+    result.show()
     if out is not None:
         write_atomic(out, (result.to_json() + "\n").encode())
     if plot is not None:
@@ -214,9 +223,10 @@ def impute(
     check_table_path(out)
     forecaster = _load(model, device, quiet)
     frame = read_table(data)
-    filled = forecaster.impute(
-        frame, num_samples=samples, num_steps=steps, draw=draw, random_state=seed
-    )
+    with _notices():
+        filled = forecaster.impute(
+            frame, num_samples=samples, num_steps=steps, draw=draw, random_state=seed
+        )
     write_table(_flat(filled), out)
     typer.echo(f"Wrote {len(filled):,} rows to {out}.")
 
@@ -228,7 +238,9 @@ def plot(
     data: DataFile,
     out: Annotated[Path, typer.Argument(metavar="OUT.png", help="Picture (png, pdf, svg).")],
     future: FutureFile = None,
-    series: Annotated[str | None, typer.Option(help="Series of a long table.")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series; default: the first of a long table, all of a wide.")
+    ] = None,
     samples: Samples = None,
     steps: Steps = None,
     seed: Seed = None,
@@ -236,20 +248,43 @@ def plot(
     quiet: Quiet = False,
 ) -> None:
     """Draw a fan chart of the forecast."""
-    if out.suffix not in (".png", ".pdf", ".svg"):
-        raise InputError(f"cannot draw {out}: the name must end in .png, .pdf or .svg")
-    check_writable_file(out)
+    _check_picture(out)
     forecaster = _load(model, device, quiet)
-    forecaster.plot(
-        read_table(data),
-        series=series,
-        path=out,
-        future=None if future is None else read_table(future),
-        num_samples=samples,
-        num_steps=steps,
-        random_state=seed,
-    )
+    frame, ahead = read_table(data), None if future is None else read_table(future)
+    with _notices():
+        forecaster.plot(
+            frame,
+            series=series,
+            path=out,
+            future=ahead,
+            num_samples=samples,
+            num_steps=steps,
+            random_state=seed,
+        )
     typer.echo(f"Drew {out}.")
+
+
+def _check_picture(path: Path) -> None:
+    """Raise OutputError unless a picture can be written at `path`, before work is spent."""
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise OutputError(f"cannot draw {path}: the name must end in .png, .pdf or .svg")
+    check_writable_file(path)
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """Show the library's warnings as one line each, without the code that they come from."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, ScidiffusionWarning):
+                typer.secho(f"Warning: {message}", fg=typer.colors.YELLOW, err=True)
+            else:
+                usual(message, category, *place)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _load(model: Path, device: str, quiet: bool) -> DiffusionForecaster:
@@ -299,9 +334,9 @@ def _flat(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame whose index and columns are plain, as a file has them."""
     import pandas as pd
 
-    if isinstance(frame.columns, pd.MultiIndex):
-        frame = frame.set_axis(["/".join(map(str, name)) for name in frame.columns], axis=1)
+    several = isinstance(frame.columns, pd.MultiIndex)
+    names = ["/".join(map(str, name)) if several else str(name) for name in frame.columns]
+    frame = frame.set_axis(names, axis=1)
     if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None:
         return frame
-    names = [name or "time" for name in frame.index.names]
-    return frame.rename_axis(names).reset_index()
+    return frame.rename_axis([name or "time" for name in frame.index.names]).reset_index()

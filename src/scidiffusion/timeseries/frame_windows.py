@@ -1,4 +1,4 @@
-"""Gaps, new windows and densities of frames: what the method of whole windows has beside forecasts.
+"""Gaps, new windows and densities of frames: what else the method of whole windows answers.
 
 Each is asked of a frame laid out like the fitted one; forecasts are in
 `scidiffusion.timeseries.forecaster`.

@@ -30,7 +30,6 @@ __all__ = [
     "calendar_features",
     "calendar_size",
     "normalise_freq",
-    "period_index",
     "periods_of",
     "quiet_business_days",
     "seasons",
@@ -197,7 +196,6 @@ def seasons(freq: str) -> tuple[int, ...]:
     """
     number, unit, _ = _parse(freq)
     cycles: tuple[int, ...]
-    cycles: tuple[int, ...]
     if unit in NANOSECONDS:
         if unit == "D" and number % 7 == 0:
             number, cycles = number // 7, (52,)
@@ -278,20 +276,18 @@ def calendar_features(index: pd.PeriodIndex) -> NDArray[np.float32]:
     return result
 
 
-def periods_of(ordinals: NDArray[np.int64], unit: str) -> pd.PeriodIndex:
-    """Return periods of a single step by their ordinals, which count from 1970."""
+def periods_of(ordinals: NDArray[np.int64], freq: str) -> pd.PeriodIndex:
+    """Return periods by their ordinals, which count single steps from 1970 whatever the multiple.
+
+    Args:
+        ordinals: (T,).
+        freq: Normalised frequency, such as "2h", whose periods begin at the hours counted.
+    """
     with quiet_business_days():
         found: pd.PeriodIndex = pd.PeriodIndex.from_ordinals(  # type: ignore[attr-defined]
-            ordinals, freq=unit
+            ordinals, freq=freq
         )
     return found
-
-
-def period_index(ordinals: NDArray[np.int64], freq: str) -> pd.PeriodIndex:
-    """Return the periods of a frequency with the given ordinals, those of its single step."""
-    with quiet_business_days():
-        index = pd.PeriodIndex.from_ordinals(ordinals, freq=freq)  # type: ignore[attr-defined]
-    return index
 
 
 def _starts(index: pd.PeriodIndex, unit: str) -> NDArray[np.datetime64]:

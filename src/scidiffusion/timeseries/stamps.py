@@ -138,8 +138,10 @@ class StampStyle:
         for alias in self._aliases(freq, times):
             try:
                 return pd.DatetimeIndex(times, freq=alias)
-            except ValueError:
-                continue  # stamps that pandas has no name for are given without one
+            except Exception:
+                # Stamps that pandas has no name for are given without one. What it raises depends
+                # on the time zone: ValueError, or an error of pytz.
+                continue
         return times
 
     def _aliases(self, freq: str, times: pd.DatetimeIndex) -> Iterator[str]:
@@ -309,17 +311,24 @@ def _business_days(values: NDArray[np.int64]) -> bool:
     return bool(working.min() == 1 and (working < all_days).any())
 
 
-def _months(values: NDArray[np.int64]) -> str | None:
-    """Frequency of stamps that are whole months apart, or None."""
+def _month_days(values: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which stamps lie on the day that most months share: counted from their end, their start."""
     days = (values // DAY).view("M8[D]")
     months = days.astype("M8[M]")
     first, following = months.astype("M8[D]"), (months + 1).astype("M8[D]")
-    ends = (days == following - 1).all() or (
-        days == np.busday_offset(following, -1, roll="forward")
-    ).all()
-    starts = (days == np.busday_offset(first, 0, roll="forward")).all() or len(
-        np.unique(days - first)
-    ) == 1
+    ends = [days == following - 1, days == np.busday_offset(following, -1, roll="forward")]
+    number = (days - first).astype(np.int64)
+    starts = [
+        days == np.busday_offset(first, 0, roll="forward"),
+        number == np.bincount(number).argmax(),
+    ]
+    return max(ends, key=np.count_nonzero), max(starts, key=np.count_nonzero)
+
+
+def _months(values: NDArray[np.int64]) -> str | None:
+    """Frequency of stamps that are whole months apart, or None."""
+    months = (values // DAY).view("M8[D]").astype("M8[M]")
+    ends, starts = (bool(found.all()) for found in _month_days(values))
     numbers = months.astype(np.int64)
     step = int(np.gcd.reduce(np.diff(numbers)))
     if len(np.unique(values % DAY)) > 1 or not (ends or starts) or step == 0:
@@ -342,8 +351,8 @@ def _irregular(
     usual = int(lengths[np.argmax(counts)])
     if usual >= 28 * DAY:
         # Months differ in length: what their stamps have in common is the day.
-        day = np.asarray(pd.DatetimeIndex(values).day)
-        off = day != np.bincount(day).argmax()
+        ends, starts = _month_days(values)
+        off = ~(ends if ends.sum() > starts.sum() else starts)
         alias = "MS"
         spacing = f"{usual // DAY} days"
     else:
