@@ -54,10 +54,8 @@ class WindowEstimator(FrameEstimator):
             InputError: if there is no such path.
         """
         count = self._draws(num_samples, num_steps)["num_samples"]
-        if draw is not None and (check_count(draw, "draw") >= count):
-            raise InputError(
-                f"draw must be one of the {count} paths, 0 to {count - 1}: got {draw}"
-            )
+        if draw is not None and check_count(draw, "draw") >= count:
+            raise InputError(f"draw must be one of the paths, 0 to {count - 1}; got {draw}")
         paths, series, layout = self._impute(X, static, num_samples, num_steps, random_state)
         filled = [
             Forecast(
