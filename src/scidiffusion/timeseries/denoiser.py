@@ -14,6 +14,7 @@ number of steps. The encoder runs once a window; samples and steps share h.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,13 @@ from scidiffusion.timeseries.bank import Window
 from scidiffusion.timeseries.features import cell_features, given_cells
 from scidiffusion.timeseries.floor import ForecastFloor
 from scidiffusion.timeseries.frame import Colour, Frame
+from scidiffusion.timeseries.groups import (
+    group_slices,
+    into_batch,
+    joined,
+    out_of_batch,
+    repeated,
+)
 from scidiffusion.timeseries.kriging import KrigingFloor
 from scidiffusion.timeseries.network import WindowNetwork
 
@@ -145,24 +153,23 @@ class WindowDenoiser(nn.Module):
         h = self._encode(channels, summaries, window)
         return Context(frame, h, seen=~given, hidden=~given)
 
-    def _groups(self, series: int) -> list[slice]:
-        """Groups of about equal size of at most `max_series` series."""
-        count = -(-series // self.max_series)
-        size = -(-series // count)
-        return [slice(start, start + size) for start in range(0, series, size)]
-
     def _encode(self, channels: Tensor, summaries: Tensor, window: Window) -> Tensor:
-        parts = [
-            self.network.encode(
-                channels[:, group],
-                summaries[:, group],
-                window.series[group],
-                window.static_real,
-                window.static_cat,
-            )
-            for group in self._groups(len(window.series))
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        rows = channels.shape[0]
+
+        def encoded() -> Iterator[Tensor]:
+            for part, size in group_slices(len(window.series), self.max_series):
+                series = window.series[part]
+                groups = len(series) // size
+                h = self.network.encode(
+                    into_batch(channels[:, part], 1, size),
+                    into_batch(summaries[:, part], 1, size),
+                    series if groups == 1 else series.unflatten(0, (groups, size)).repeat(rows, 1),
+                    window.static_real.repeat_interleave(groups, 0),
+                    window.static_cat.repeat_interleave(groups, 0),
+                )
+                yield out_of_batch(h, 1, rows)
+
+        return joined(encoded(), 1)
 
     def velocity(self, z: Tensor, sigma: Tensor, context: Context) -> Tensor:
         """Predict v of noisy residuals.
@@ -179,17 +186,20 @@ class WindowDenoiser(nn.Module):
         if context.seen is not None:
             z = torch.where(context.seen[:, None], z, 0.0)
         c_noise = 0.25 * sigma.log().to(z.dtype)
-        unit, seen = z / sd, context.seen
-        parts = [
-            self.network(
-                unit[:, :, group],
-                c_noise,
-                context.h[:, group],
-                None if seen is None else seen[:, group],
-            )
-            for group in self._groups(z.shape[2])
-        ]
-        output = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        unit, rows = z / sd, z.shape[0]
+
+        def outputs() -> Iterator[Tensor]:
+            for part, size in group_slices(z.shape[2], self.max_series):
+                seen = None if context.seen is None else context.seen[:, part]
+                output = self.network(
+                    into_batch(unit[:, :, part], 2, size),
+                    repeated(c_noise, (part.stop - part.start) // size),
+                    into_batch(context.h[:, part], 1, size),
+                    None if seen is None else into_batch(seen, 1, size),
+                )
+                yield out_of_batch(output, 2, rows)
+
+        output = joined(outputs(), 2)
         trusted = self.shrinkage if context.hidden is None else self.gap_shrinkage
         return -trusted * sd * output
 

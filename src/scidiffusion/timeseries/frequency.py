@@ -295,7 +295,9 @@ def _starts(index: pd.PeriodIndex, unit: str) -> NDArray[np.datetime64]:
     # Ordinals count single steps from 1970 whatever the multiple, and so do numpy's dates.
     ordinals = np.asarray(index.asi8)
     if unit in NANOSECONDS:
-        return ordinals.view(f"M8[{'m' if unit == 'min' else unit}]")
+        # Those of "24h" count hours, though its canonical name is "D".
+        own = index.freqstr.lstrip("0123456789")
+        return ordinals.view(f"M8[{'m' if own == 'min' else own}]")
     target = "M" if unit[0] in "MQ" else "D"
     with quiet_business_days():
         periods = periods_of(ordinals, unit).asfreq(target, how="START")

@@ -199,7 +199,7 @@ class WindowNetwork(nn.Module):
         Args:
             channels: (B, D, channels, tokens * patch).
             summaries: (B, D, summaries).
-            series: (D,) which series these are.
+            series: (D,) which series these are, or (B, D) for each window.
             static_real: (B, R).
             static_cat: (B, C); -1 for a class never seen.
 
