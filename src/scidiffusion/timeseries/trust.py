@@ -60,7 +60,7 @@ def choose_shrinkage(model: WindowModel, bank: SeriesBank, held: WindowRows, see
     model.trust = _choose(model, "shrinkage", list(_forecasts(model, bank, rows)), seed)
     if model.options["gap_share"]:
         # A window of gaps has as many cells as several horizons: fewer of them will do.
-        fewer = rows.pick(max(4, len(rows) // 4), seed)
+        fewer = rows.pick(max(1, min(WINDOWS // 4, SERIES // 8 // model.dim)), seed)
         model.gap_trust = _choose(
             model, "gap_shrinkage", list(_gaps(model, bank, fewer, seed)), seed
         )
@@ -108,10 +108,11 @@ def _choose(
     """Set the buffer `name` of the denoiser to the best factor; return all scores."""
     buffer = getattr(model.denoiser, name)
     paired = bool(model.options["antithetic"])
-    losses = {factor: torch.zeros(2, dtype=torch.float64) for factor in FACTORS}
+    factors = FACTORS if name == "shrinkage" else FACTORS[::2]
+    losses = {factor: torch.zeros(2, dtype=torch.float64) for factor in factors}
     for trial in trials:
         noise = KeyedNoise(seed, start=trial.start * PATHS, stream=("trust",))
-        for factor in FACTORS:
+        for factor in factors:
             buffer.fill_(factor)
             drawn = walk(model, trial.context, num_samples=PATHS, num_steps=None, noise=noise)
             paths = trial.context.frame.value(drawn).double() * trial.spread[:, None]
