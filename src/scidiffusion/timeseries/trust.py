@@ -108,7 +108,9 @@ def _choose(
     """Set the buffer `name` of the denoiser to the best factor; return all scores."""
     buffer = getattr(model.denoiser, name)
     paired = bool(model.options["antithetic"])
-    factors = FACTORS if name == "shrinkage" else FACTORS[::2]
+    # With many series every factor costs seconds, and with gaps tens of them.
+    few = name == "gap_shrinkage" and model.dim > BLOCK // 8
+    factors = FACTORS[::2] if few else FACTORS
     losses = {factor: torch.zeros(2, dtype=torch.float64) for factor in factors}
     for trial in trials:
         noise = KeyedNoise(seed, start=trial.start * PATHS, stream=("trust",))
