@@ -38,7 +38,10 @@ model.predict(co2, random_state=0).tail(3)
 # %%
 forecasts = model.forecast(co2, num_samples=500, random_state=0)
 half_year = forecasts[0].samples.mean(axis=(1, 2))
-print(f"mean of the half year: {half_year.mean():.2f} ppm, 90 % within", np.quantile(half_year, [0.05, 0.95]).round(2))
+print(
+    f"mean of the half year: {half_year.mean():.2f} ppm, 90 % within",
+    np.quantile(half_year, [0.05, 0.95]).round(2),
+)
 model.plot(co2, forecasts)
 
 # %% [markdown]
@@ -118,9 +121,7 @@ joint = DiffusionForecaster(8, budget="20s", random_state=0, progress=False).fit
 known = np.full((8, 4), np.nan)
 known[:, 2] = np.linspace(economy["unemployment"].iloc[-1], 6.0, 9)[1:]
 plain = joint.forecast(economy, num_samples=400, random_state=0)[0]
-what_if = joint.forecast(
-    economy, num_samples=400, guidance=Wishes(known=known), random_state=0
-)[0]
+what_if = joint.forecast(economy, num_samples=400, guidance=Wishes(known=known), random_state=0)[0]
 pd.DataFrame(
     {"forecast": plain.mean.mean(axis=0), "if unemployment falls": what_if.mean.mean(axis=0)},
     index=list(economy),
