@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from gluonts.dataset.common import ListDataset
 from gluonts.evaluation import MultivariateEvaluator, make_evaluation_predictions
 from gluonts.model.predictor import Predictor
 
-from scidiffusion.errors import ConfigError, DataError, ModelFileError
+from scidiffusion.errors import ConfigError, DataError, MissingExtraError, ModelFileError
 from scidiffusion.timeseries.gluon import (
     DiffusionEstimator,
     DiffusionPredictor,
@@ -347,3 +348,12 @@ def test_what_is_written_is_json_and_safetensors(univariate, tmp_path):
         ".safetensors",
         ".txt",
     }
+
+
+def test_without_gluonts_the_estimator_says_what_to_install(monkeypatch):
+    import scidiffusion.timeseries as package
+
+    monkeypatch.delitem(vars(package), "DiffusionEstimator", raising=False)
+    monkeypatch.setitem(sys.modules, "gluonts", None)
+    with pytest.raises(MissingExtraError, match=r"scidiffusion\[timeseries\]"):
+        package.DiffusionEstimator  # noqa: B018

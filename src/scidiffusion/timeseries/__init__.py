@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scidiffusion.timeseries.series import SeriesSet as SeriesSet
     from scidiffusion.timeseries.wishes import Wishes as Wishes
 else:
-    __getattr__, __dir__ = _lazy.attach(
+    _load, __dir__ = _lazy.attach(
         __name__,
         names={
             "DiffusionEstimator": "scidiffusion.timeseries.gluon",
@@ -46,6 +46,13 @@ else:
             "score_forecasts": "scidiffusion.timeseries.scores",
         },
     )
+
+    def __getattr__(name: str) -> object:
+        # What derives from GluonTS's classes says what to install, not which import failed.
+        if name in {"DiffusionEstimator", "DiffusionPredictor"}:
+            _lazy.require("gluonts", "timeseries")
+        return _load(name)
+
 
 __all__ = [
     "FLOORS",
