@@ -94,8 +94,8 @@ def normalise_freq(freq: str) -> str:
         ConfigError: for a name that is unknown or a multiple that is not positive.
 
     Example:
-        >>> [normalise_freq(freq) for freq in ("H", "30T", "MS", "Q", "AS", "W", "24h")]
-        ['h', '30min', 'M', 'Q-DEC', 'Y-DEC', 'W-SUN', 'D']
+        >>> " ".join(map(normalise_freq, ("H", "30T", "MS", "Q", "AS", "W", "24h")))
+        'h 30min M Q-DEC Y-DEC W-SUN D'
     """
     number, unit, anchor = _parse(freq)
     return (str(number) if number != 1 else "") + unit + (f"-{anchor}" if anchor else "")

@@ -65,7 +65,8 @@ class ScaledWindow:
     Args:
         value: (B, D, W), clipped, 0 where not observed.
         observed: (B, D, W) bool.
-        location, scale: (B, D, 1) in the bank's units.
+        location: (B, D, 1) in the bank's units.
+        scale: (B, D, 1), likewise.
         shared: (B, W, features) what else is known of every step before it comes.
         static_cat: (B, C) classes of the item.
     """

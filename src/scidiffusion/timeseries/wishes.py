@@ -32,7 +32,8 @@ class Wishes:
         known: (H, D) values that are known to come, NaN elsewhere; (H,) for one series.
         totals: Pairs (weights (H, D), value): sum of weights times values. All-one weights over a
             month are the month's total; weights over series are a hierarchy.
-        lower, upper: Bounds, numbers or (H, D).
+        lower: Lower bound, a number or (H, D).
+        upper: Upper bound, likewise.
         target: (H, D) path that shall be about the `quantile` of the forecast, NaN elsewhere.
         quantile: In (0, 1).
         strength: How strongly.
