@@ -176,7 +176,7 @@ def corrupt(bank):
 @pytest.mark.parametrize("location", ["item", "window"])
 def test_values_under_the_mask_change_neither_loss_nor_forecasts(items, location, monkeypatch):
     model = fitted(items, location=location)
-    clean, dirty = model._bank_of(SeriesSet(items, "h")), model._bank_of(SeriesSet(items, "h"))
+    clean, dirty = model.bank_of(SeriesSet(items, "h")), model.bank_of(SeriesSet(items, "h"))
     corrupt(dirty)
     assert not torch.equal(clean._flat["value"], dirty._flat["value"])
     rows, noise = rows_of(clean), KeyedNoise(1)
@@ -184,15 +184,15 @@ def test_values_under_the_mask_change_neither_loss_nor_forecasts(items, location
         losses = [loss_of(model, bank)(model.denoiser, rows, noise) for bank in (clean, dirty)]
     assert torch.equal(*losses)
     before = model.forecast(items, num_samples=3)
-    bank_of = model._bank_of
-    monkeypatch.setattr(model, "_bank_of", lambda items: corrupt(bank_of(items)))
+    bank_of = model.bank_of
+    monkeypatch.setattr(model, "bank_of", lambda items: corrupt(bank_of(items)))
     np.testing.assert_array_equal(before, model.forecast(items, num_samples=3))
 
 
 def test_the_loss_is_the_mean_over_observed_cells_of_the_horizon(items, model):
     untrained = TimeGradModel(HORIZON, "h", TINY)
     untrained.restore(model.state()[0], None)
-    bank = model._bank_of(SeriesSet(items, "h"))
+    bank = model.bank_of(SeriesSet(items, "h"))
     rows, noise = rows_of(bank), KeyedNoise(5)
     with torch.no_grad():
         losses = loss_of(model, bank)(untrained.denoiser, rows, noise)
@@ -206,7 +206,7 @@ def test_the_loss_is_the_mean_over_observed_cells_of_the_horizon(items, model):
 
 def test_missing_cells_of_the_target_do_not_reach_other_cells(items, model):
     # Whatever noise the missing cells are given, what is predicted for the others is the same.
-    bank = model._bank_of(SeriesSet(items, "h"))
+    bank = model.bank_of(SeriesSet(items, "h"))
     rows = rows_of(bank)
     seen = bank.windows(rows["item"], rows["end"], 0, HORIZON).observed.transpose(1, 2)
 
@@ -228,7 +228,7 @@ def test_roll_out_goes_through_the_states_of_training(items, model, monkeypatch)
     """With the true values for draws, forecasting and training see the same."""
     full = items[0]
     whole = dataclasses.replace(full, target=np.nan_to_num(full.target, nan=4.0))
-    bank = model._bank_of(SeriesSet([whole], "h"))
+    bank = model.bank_of(SeriesSet([whole], "h"))
     index, end = torch.zeros(1, dtype=torch.long), torch.tensor([50])
     scaled = scale_window(bank.windows(index, end, model.back, HORIZON), 6, model.location)
     network, start = model.denoiser.network, model.back - model.context
@@ -270,14 +270,14 @@ def test_training_hides_covariates_of_the_past_beyond_the_origin(items, model):
         past = items[0].past.copy()
         past[:, 50:] += 4 if step == 50 else 0
         past[:, 49] += 4 if step == 49 else 0
-        bank = model._bank_of(SeriesSet([dataclasses.replace(items[0], past=past)], "h"))
+        bank = model.bank_of(SeriesSet([dataclasses.replace(items[0], past=past)], "h"))
         with torch.no_grad():
             losses.append(float(loss_of(model, bank)(model.denoiser, rows, KeyedNoise(0))))
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_location_and_scale_are_of_the_context_alone(items, model):
-    bank = model._bank_of(SeriesSet(items, "h"))
+    bank = model.bank_of(SeriesSet(items, "h"))
     window = bank.windows(torch.tensor([0]), torch.tensor([50]), model.back, HORIZON)
     for location in ("item", "window"):
         scaled = scale_window(window, 6, location)
@@ -361,7 +361,7 @@ def test_a_permuted_batch_has_permuted_losses(items, model):
         def uniform(self, like):
             return KeyedNoise(3).uniform(like[:1]).expand_as(like)
 
-    bank = model._bank_of(SeriesSet(items, "h"))
+    bank = model.bank_of(SeriesSet(items, "h"))
     rows, order = rows_of(bank), torch.tensor([4, 8, 0, 2, 1, 7, 6, 3, 5])
     with torch.no_grad():
         loss = loss_of(model, bank)

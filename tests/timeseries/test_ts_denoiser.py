@@ -240,6 +240,7 @@ def test_no_shrinkage_is_the_floor(joint, floor_only):
 
 
 def loss_of(model, series, **options):
+    options = {"max_series": 64} | options
     return WindowLoss(model.bank_of(series), model.back, draws=4, **options)
 
 

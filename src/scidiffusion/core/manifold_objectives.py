@@ -13,13 +13,13 @@ from torch import Tensor
 
 from scidiffusion.core.distributions import sum_rows
 from scidiffusion.core.manifold import ManifoldProcess
-from scidiffusion.core.objectives import Objective
+from scidiffusion.core.objectives import PredictionLoss
 from scidiffusion.core.prediction import ScorePrediction
 from scidiffusion.core.process import Corrupted, Process
 from scidiffusion.errors import ConfigError
 
 
-class ScoreMatchingLoss(Objective):
+class ScoreMatchingLoss(PredictionLoss):
     """Squared error of the score, relative to the score's expected square; see the module.
 
     Args:
@@ -34,7 +34,7 @@ class ScoreMatchingLoss(Objective):
         prediction: ScorePrediction,
         t: Tensor,
     ) -> Tensor:
-        """See `Objective.loss`.
+        """See `PredictionLoss.loss`.
 
         Raises:
             ConfigError: if the process is none of a manifold.

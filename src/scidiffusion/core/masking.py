@@ -28,7 +28,7 @@ from torch import Tensor
 
 from scidiffusion.core.denoiser import Condition
 from scidiffusion.core.objectives import Objective
-from scidiffusion.core.process import Corrupted, State, batch_size, device_of
+from scidiffusion.core.process import State, batch_size, device_of
 from scidiffusion.core.rng import Noise
 from scidiffusion.errors import ConfigError
 
@@ -140,20 +140,7 @@ class AnyOrderLoss(Objective):
             raise ConfigError("a masking denoiser takes neither a condition nor a time")
         process = denoiser.process
         hidden = process.hide(x, noise.child("hidden"), spread=self.spread)
-        prediction = denoiser(x, hidden)
-        return self.loss(process, x, Corrupted(hidden, None), prediction, torch.empty(0))
-
-    def loss(  # type: ignore[override]
-        self,
-        process: MaskingProcess,
-        x: State,
-        corrupted: Corrupted,
-        prediction: VariablePrediction,
-        t: Tensor,
-    ) -> Tensor:
-        """Return the loss given the prediction; `corrupted.z` says what is hidden."""
-        hidden: Any = corrupted.z
-        lost = prediction.log_prob(x).masked_fill(~hidden, 0.0).sum(1)
+        lost = denoiser(x, hidden).log_prob(x).masked_fill(~hidden, 0.0).sum(1)
         return -lost * process.weight(hidden)[:, 0]
 
 

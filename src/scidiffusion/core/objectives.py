@@ -106,7 +106,30 @@ class LogNormalSigma(TimeSampler):
 
 
 class Objective(ABC):
-    """Interface: draw a time, corrupt, predict, compare.
+    """Interface: what is minimised, one number a row."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        denoiser: Any,
+        x: State,
+        noise: Noise,
+        cond: Condition = None,
+        t: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of every row, (B,).
+
+        Args:
+            denoiser: What is trained.
+            x: Clean data.
+            noise: Source of times and of noise.
+            cond: Condition of each row.
+            t: Times to use in place of random ones, (B,).
+        """
+
+
+class PredictionLoss(Objective):
+    """The usual way: draw a time, corrupt, predict, compare.
 
     Args:
         times: How noise levels are drawn; default `UniformTime`.
@@ -123,15 +146,7 @@ class Objective(ABC):
         cond: Condition = None,
         t: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss of every row, (B,).
-
-        Args:
-            denoiser: What is trained.
-            x: Clean data.
-            noise: Source of times and of noise.
-            cond: Condition of each row.
-            t: Times to use in place of random ones, (B,).
-        """
+        """See `Objective.__call__`."""
         process = denoiser.process
         if t is None:
             t = self.times(process.schedule, x, noise.child("time"))
@@ -145,7 +160,7 @@ class Objective(ABC):
         """Return the loss of every row, (B,), given the prediction."""
 
 
-class SimpleLoss(Objective):
+class SimpleLoss(PredictionLoss):
     """Mean squared error of the noise over all dimensions: L_simple (Ho et al. 2020, eq. 14).
 
     Args:
@@ -164,14 +179,14 @@ class SimpleLoss(Objective):
     def loss(
         self, process: Process, x: Tensor, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
-        """See `Objective.loss`."""
+        """See `PredictionLoss.loss`."""
         process = _gaussian(process, self)
         truth = true_value(x, corrupted.eps, process.schedule.marginal(t), self.target)
         error = (prediction.target(self.target) - truth) ** 2
         return sum_rows(error) / process.dimension(x).clamp(min=1)
 
 
-class ELBOLoss(Objective):
+class ELBOLoss(PredictionLoss):
     """One term of the negative ELBO, times the number of steps: an unbiased estimate in nats.
 
     With a continuous schedule the chain is shifted by a random part of a step, and its last step
@@ -190,7 +205,7 @@ class ELBOLoss(Objective):
     def loss(
         self, process: Process, x: State, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
-        """See `Objective.loss`."""
+        """See `PredictionLoss.loss`."""
         schedule = process.schedule
         steps = self.steps or schedule.num_nodes or 1000
         s, length = previous(t, steps), 1.0
@@ -213,7 +228,7 @@ def previous(t: Tensor, steps: int) -> Tensor:
     )
 
 
-class MinSNRLoss(Objective):
+class MinSNRLoss(PredictionLoss):
     """x0 error weighted by min(SNR, gamma) (Hang et al. 2023), averaged over dimensions.
 
     Args:
@@ -230,14 +245,14 @@ class MinSNRLoss(Objective):
     def loss(
         self, process: Process, x: Tensor, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
-        """See `Objective.loss`; computed as min(1, gamma / SNR) times the eps error."""
+        """See `PredictionLoss.loss`; computed as min(1, gamma / SNR) times the eps error."""
         process = _gaussian(process, self)
         snr = process.schedule.log_snr(t).exp().to(x.device, x.dtype)
         error = sum_rows((prediction.eps - corrupted.eps) ** 2) / process.dimension(x).clamp(min=1)
         return (self.gamma / snr).clamp(max=1.0) * error
 
 
-class EDMLoss(Objective):
+class EDMLoss(PredictionLoss):
     """x0 error weighted by (sigma^2 + sd^2) / (sigma sd)^2 (Karras et al. 2022, eq. 8).
 
     Args:
@@ -254,7 +269,7 @@ class EDMLoss(Objective):
     def loss(
         self, process: Process, x: Tensor, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
-        """See `Objective.loss`."""
+        """See `PredictionLoss.loss`."""
         process = _gaussian(process, self)
         sigma = match(process.schedule.marginal(t).sigma, x)
         sd = self.sigma_data.to(x)
@@ -262,7 +277,7 @@ class EDMLoss(Objective):
         return sum_rows(weight * (prediction.x0 - x) ** 2) / process.dimension(x).clamp(min=1)
 
 
-class HybridLoss(Objective):
+class HybridLoss(PredictionLoss):
     """L_simple + weight L_vlb, which trains the variance and leaves the mean alone.
 
     Nichol & Dhariwal 2021, eq. 16: the variational term sees the mean detached.
@@ -280,13 +295,13 @@ class HybridLoss(Objective):
     def loss(
         self, process: Process, x: Tensor, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
-        """See `Objective.loss`."""
+        """See `PredictionLoss.loss`."""
         frozen = replace(prediction, value=prediction.value.detach())
         simple = self._simple.loss(process, x, corrupted, prediction, t)
         return simple + self.weight * self._elbo.loss(process, x, corrupted, frozen, t)
 
 
-class ProductLoss(Objective):
+class ProductLoss(PredictionLoss):
     """Weighted sum of one objective a part, for a `ProductProcess`; one time for all parts.
 
     Args:
@@ -300,7 +315,7 @@ class ProductLoss(Objective):
 
     def __init__(
         self,
-        parts: Mapping[str, Objective],
+        parts: Mapping[str, PredictionLoss],
         weights: Mapping[str, float] | None = None,
         times: TimeSampler | None = None,
     ) -> None:
@@ -314,7 +329,7 @@ class ProductLoss(Objective):
     def loss(
         self, process: Process, x: State, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
-        """See `Objective.loss`."""
+        """See `PredictionLoss.loss`."""
         if not isinstance(process, ProductProcess):
             raise ConfigError(f"ProductLoss needs a ProductProcess, not {process!r}")
         if process.parts.keys() != self.parts.keys():

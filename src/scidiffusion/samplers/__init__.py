@@ -2,7 +2,14 @@
 
 from scidiffusion.samplers.ancestral import Ancestral
 from scidiffusion.samplers.angular import AngularAB2
-from scidiffusion.samplers.base import Carry, Sampler, SinglePrediction, sample, trajectory
+from scidiffusion.samplers.base import (
+    Carry,
+    Sampler,
+    SinglePrediction,
+    count_evaluations,
+    sample,
+    trajectory,
+)
 from scidiffusion.samplers.ddim import DDIM, ddim_encode
 from scidiffusion.samplers.dpm_solver import DPMSolverPP
 from scidiffusion.samplers.heun import Heun
@@ -24,6 +31,7 @@ __all__ = [
     "PredictorCorrector",
     "Sampler",
     "SinglePrediction",
+    "count_evaluations",
     "ddim_encode",
     "make_sampler",
     "sample",

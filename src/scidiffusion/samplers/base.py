@@ -19,6 +19,8 @@ from torch import Tensor
 
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.elbo import check_grid
+from scidiffusion.core.gaussian import GaussianProcess
+from scidiffusion.core.prediction import Prediction
 from scidiffusion.core.process import Process, ProductProcess, State
 from scidiffusion.core.rng import KeyedNoise, Noise
 from scidiffusion.core.schedules import Spacing
@@ -178,3 +180,20 @@ def trajectory(*args: Any, **kwargs: Any) -> tuple[State, list[State], Tensor]:
 
     result = sample(*args, callback=keep, **kwargs)
     return result, states, torch.stack(times)
+
+
+def count_evaluations(process: GaussianProcess, sampler: Sampler, grid: Tensor) -> int:
+    """Return how often a sampler evaluates the denoiser over a grid of times, one after the other.
+
+    Counted, on a walk of a single number: a method may evaluate between its steps.
+    """
+    calls = 0
+
+    def count(z: Tensor, t: Tensor, cond: Condition = None) -> Prediction:
+        nonlocal calls
+        calls += 1
+        return Prediction(z, process.schedule.marginal(t), torch.zeros_like(z))
+
+    dry: Any = count
+    sample(process, dry, torch.empty(1, 1), sampler=sampler, grid=grid)
+    return calls

@@ -19,7 +19,7 @@ from torch import Tensor
 from scidiffusion.core.categorical import CategoricalProcess
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.gaussian import GaussianProcess
-from scidiffusion.core.objectives import Objective, TimeSampler
+from scidiffusion.core.objectives import PredictionLoss, TimeSampler
 from scidiffusion.core.prediction import true_value
 from scidiffusion.core.process import Corrupted, Process, ProductProcess, State
 from scidiffusion.core.rng import Noise
@@ -99,7 +99,7 @@ class CategoricalLoss(StrEnum):
     CROSS_ENTROPY = "cross_entropy"
 
 
-class TableLoss(Objective):
+class TableLoss(PredictionLoss):
     """Mean squared error of the numbers plus a categorical loss, over the unknown variables.
 
     Kotelnikov et al. 2023, eq. 3: L_simple of the numbers (in their process's parameterisation)
@@ -168,7 +168,7 @@ class TableLoss(Objective):
     def loss(
         self, process: Process, x: State, corrupted: Corrupted, prediction: Any, t: Tensor
     ) -> Tensor:
-        """Return the loss with nothing known; see `Objective.loss`."""
+        """Return the loss with nothing known; see `PredictionLoss.loss`."""
         known = {
             name: torch.zeros(v.shape, dtype=torch.bool, device=v.device) for name, v in x.items()
         }

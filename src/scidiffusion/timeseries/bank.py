@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scidiffusion.timeseries.frequency import quiet_business_days
-from scidiffusion.timeseries.series import Series, SeriesSet
+from scidiffusion.timeseries.series import SeriesSet
 
 FLAT = 1e-14
 """Spreads below this share of the level are rounding errors of float64."""
@@ -208,11 +208,6 @@ class SeriesBank:
         """Apply it to `value` (B, ..., D, H) in the data's units; float64."""
         shape = (len(item), *([1] * (value.ndim - 3)), self.dim, 1)
         return (value.double() - self.level[item].view(shape)) / self.spread[item].view(shape)
-
-
-def single(item: Series, freq: str) -> SeriesSet:
-    """Return a set of one item."""
-    return SeriesSet([item], freq)
 
 
 def _location(target: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

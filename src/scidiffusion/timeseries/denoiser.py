@@ -26,7 +26,7 @@ from scidiffusion.core.prediction import Parameterization, Prediction
 from scidiffusion.core.rng import Noise
 from scidiffusion.core.schedules import CosineVP, NoiseSchedule, as_time
 from scidiffusion.timeseries.bank import Window
-from scidiffusion.timeseries.features import cell_features, given_cells
+from scidiffusion.timeseries.features import cell_features
 from scidiffusion.timeseries.floor import ForecastFloor
 from scidiffusion.timeseries.frame import Colour, Frame
 from scidiffusion.timeseries.groups import (
@@ -43,9 +43,12 @@ LOG_SNR_MIN = -8.0
 """At t = 1 a share of 3e-4 of the signal's variance is left."""
 
 
-def window_schedule() -> CosineVP:
-    """Noise levels of residuals: uniform times are uniform in the angle arctan(std / scale)."""
-    return CosineVP(LOG_SNR_MIN)
+def window_process() -> GaussianProcess:
+    """Diffusion of white residuals: uniform times are uniform in the angle arctan(std / scale)."""
+    # Beta is the best reverse variance for standard normal data, which is the floor.
+    return GaussianProcess(
+        CosineVP(LOG_SNR_MIN), variance="beta", parameterization=Parameterization.V
+    )
 
 
 class ColouredProcess(GaussianProcess):
@@ -77,13 +80,13 @@ class Context:
         frame: Their residual spaces.
         h: (B, D, Z / patch, width) encoded tokens of the zone.
         seen: (B, D, Z) bool, cells of the zone that carry a residual; None is all.
-        hidden: (B, D, Z) bool, cells that are to be drawn; None is all.
+        gaps: Whether cells were hidden anywhere, rather than the horizon.
     """
 
     frame: Frame
     h: Tensor
     seen: Tensor | None = None
-    hidden: Tensor | None = None
+    gaps: bool = False
 
 
 class WindowDenoiser(nn.Module):
@@ -105,16 +108,13 @@ class WindowDenoiser(nn.Module):
         floor: ForecastFloor,
         kriging: KrigingFloor,
         context_length: int,
-        max_series: int = 64,
+        max_series: int,
     ) -> None:
         super().__init__()
         self.max_series = max_series
         self.network, self.floor, self.kriging = network, floor, kriging
         self.context_length = context_length
-        # Beta is the best reverse variance for standard normal data, which is the floor.
-        self.process = GaussianProcess(
-            window_schedule(), variance="beta", parameterization=Parameterization.V
-        )
+        self.process = window_process()
         self.shrinkage: Tensor
         self.register_buffer("shrinkage", torch.ones(()))
         self.gap_shrinkage: Tensor
@@ -126,7 +126,8 @@ class WindowDenoiser(nn.Module):
         past_observed = window.past_observed.clone()
         past_observed[..., window.back :] = False
         window = replace(window, past_observed=past_observed)
-        network, given = self.network, given_cells(window)
+        network, given = self.network, window.observed.clone()
+        given[..., window.back :] = False
         with torch.no_grad():
             frame = self.floor.frame(window)
             length = self.context_length + window.ahead
@@ -151,7 +152,7 @@ class WindowDenoiser(nn.Module):
                 window, given, frame.base, frame.scale, network.layout, given.shape[-1]
             )
         h = self._encode(channels, summaries, window)
-        return Context(frame, h, seen=~given, hidden=~given)
+        return Context(frame, h, seen=~given, gaps=True)
 
     def _encode(self, channels: Tensor, summaries: Tensor, window: Window) -> Tensor:
         rows = channels.shape[0]
@@ -200,7 +201,7 @@ class WindowDenoiser(nn.Module):
                 yield out_of_batch(output, 2, rows)
 
         output = joined(outputs(), 2)
-        trusted = self.shrinkage if context.hidden is None else self.gap_shrinkage
+        trusted = self.gap_shrinkage if context.gaps else self.shrinkage
         return -trusted * sd * output
 
     def forward(self, z: Tensor, t: Tensor, cond: Any = None) -> Prediction:

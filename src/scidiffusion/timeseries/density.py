@@ -24,7 +24,7 @@ from scidiffusion.core.likelihood import ode_log_prob
 from scidiffusion.core.prediction import Parameterization, Prediction
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.timeseries.drawing import SPARE, check_items, recent_part
+from scidiffusion.timeseries.drawing import SPARE, recent_part
 from scidiffusion.timeseries.series import Series, SeriesSet
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def log_prob(
             f"densities need a prediction_length of at most 64 or of whole patches; "
             f"{model.horizon} is drawn as {model.zone} steps"
         )
-    check_items(model, [item.cut(max(item.length - model.horizon, 1)) for item in items])
+    model.check_items([item.cut(max(item.length - model.horizon, 1)) for item in items])
     results = []
     for number, item in enumerate(items):
         if item.length <= model.horizon:
@@ -98,7 +98,7 @@ def log_prob(
             )
         # As for a forecast, units are those of the past: an outlier must not set its own.
         past = recent_part(item.cut(item.length - model.horizon), model.back + SPARE)
-        bank = model.bank_of(SeriesSet([past], model.freq)).to(model.denoiser.shrinkage.device)
+        bank = model.bank_of(SeriesSet([past], model.freq)).to(model.device)
         first = torch.zeros_like(bank.length)
         window = model.window(bank, first, bank.length)
         target = torch.from_numpy(item.target[None, :, -model.horizon :]).to(bank.device)

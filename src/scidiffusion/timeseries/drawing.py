@@ -18,11 +18,10 @@ from torch import Tensor
 
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.core.schedules import check_steps
-from scidiffusion.errors import DataError
 from scidiffusion.samplers import make_sampler, sample
 from scidiffusion.timeseries.denoiser import ColouredProcess, Context
 from scidiffusion.timeseries.guidance import GuidedWindow
-from scidiffusion.timeseries.model import check_samples
+from scidiffusion.timeseries.model import positive
 from scidiffusion.timeseries.series import Series, SeriesSet
 from scidiffusion.timeseries.wishes import Wishes, as_list
 
@@ -36,48 +35,6 @@ SPARE = 512
 """Steps beyond the look-back from which a series' own level and spread are measured."""
 
 
-def check_items(model: WindowModel, items: Sequence[Series]) -> None:
-    """Raise DataError for an item that the model cannot forecast from."""
-    for item in items:
-        if item.dim != model.dim:
-            raise DataError(
-                f"series {item.item_id!r} has {item.dim} series, but the model was fitted on "
-                f"items of {model.dim}"
-            )
-        for name, count in zip(("known", "past", "static_real"), model.covariates, strict=True):
-            have = len(getattr(item, name))
-            if have != count:
-                raise DataError(
-                    f"series {item.item_id!r} has {have} {name} covariates, but the model was "
-                    f"fitted with {count}"
-                )
-        if item.known.size and item.known.shape[1] < item.length + model.horizon:
-            raise DataError(
-                f"series {item.item_id!r}: the covariates known in advance end at "
-                f"{item.start + item.known.shape[1] - 1}, but they must reach "
-                f"{item.start + item.length + model.horizon - 1}, prediction_length = "
-                f"{model.horizon} steps after the last value"
-            )
-        if len(item.static_cat) != len(model.classes):
-            raise DataError(
-                f"series {item.item_id!r} has {len(item.static_cat)} static classes, but the "
-                f"model was fitted with {len(model.classes)}"
-            )
-        bad = np.argwhere(~np.isfinite(item.known[:, : item.length + model.horizon]))
-        if len(bad):
-            row, step = (int(place) for place in bad[0])
-            raise DataError(
-                f"series {item.item_id!r}: covariate {row}, known in advance, is missing at "
-                f"{item.start + step}; fill it"
-            )
-        if not np.isfinite(item.target).any(axis=1).all():
-            row = int(np.argmin(np.isfinite(item.target).any(axis=1)))
-            raise DataError(
-                f"series {item.item_id!r}: {item.names[row]} has no observed value to forecast "
-                "from"
-            )
-
-
 def recent_part(item: Series, length: int) -> Series:
     """Return the last `length` steps, or all of them if a series has no value in the last ones."""
     part = item.tail(length)
@@ -86,7 +43,7 @@ def recent_part(item: Series, length: int) -> Series:
 
 def block_size(model: WindowModel, num_samples: int) -> int:
     """Items that are drawn at once."""
-    rows = BLOCK_ROWS if model.denoiser.shrinkage.device.type == "cpu" else 100 * BLOCK_ROWS
+    rows = BLOCK_ROWS if model.device.type == "cpu" else 100 * BLOCK_ROWS
     return max(1, min(64, rows // (num_samples * model.dim)))
 
 
@@ -142,9 +99,9 @@ def draw_forecasts(
     wishes: Wishes | Sequence[Wishes | None] | None = None,
 ) -> list[NDArray[np.float64]]:
     """See `SeriesModel.forecast`."""
-    num_samples = check_samples(num_samples)
+    num_samples = positive("num_samples", num_samples)
     items = list(items)
-    check_items(model, items)
+    model.check_items(items)
     wished = as_list(wishes, len(items))
     recent = [recent_part(item, model.back + SPARE) for item in items]
     results: list[NDArray[np.float64]] = []
@@ -153,7 +110,7 @@ def draw_forecasts(
     for start in range(0, len(items), size):
         part = recent[start : start + size]
         filled = part + [part[-1]] * (size - len(part))
-        bank = model.bank_of(SeriesSet(filled, model.freq)).to(model.denoiser.shrinkage.device)
+        bank = model.bank_of(SeriesSet(filled, model.freq)).to(model.device)
         paths = draw_block(
             model,
             bank,

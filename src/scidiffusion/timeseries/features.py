@@ -59,16 +59,6 @@ class Layout:
         return 3
 
 
-def given_cells(window: Window, hidden: Tensor | None = None) -> Tensor:
-    """(B, D, W) bool: observed cells that may be seen; default all before the origin."""
-    given = window.observed.clone()
-    if hidden is None:
-        given[..., window.back :] = False
-    else:
-        given[..., window.value.shape[-1] - hidden.shape[-1] :] &= ~hidden
-    return given
-
-
 def cell_features(
     window: Window, given: Tensor, base: Tensor, scale: Tensor, layout: Layout, length: int
 ) -> tuple[Tensor, Tensor]:

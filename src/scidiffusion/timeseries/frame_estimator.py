@@ -21,11 +21,11 @@ from scidiffusion.estimator import (
 )
 from scidiffusion.persistence import SavedModel
 from scidiffusion.timeseries import memory
-from scidiffusion.timeseries.fitting import check_training, fit_series, make_model
+from scidiffusion.timeseries.fitting import fit_series, make_model
 from scidiffusion.timeseries.frames import read_frame, read_like, warn_unknown
 from scidiffusion.timeseries.frequency import normalise_freq, quiet_business_days
 from scidiffusion.timeseries.layout import FrameLayout
-from scidiffusion.timeseries.model import SeriesModel, check_samples
+from scidiffusion.timeseries.model import SeriesModel, positive
 from scidiffusion.timeseries.series import Series, SeriesSet
 from scidiffusion.timeseries.wishes import Wishes
 
@@ -75,15 +75,6 @@ class FrameEstimator(GenerativeEstimator):
             )
         resolve_device(self.device)
         make_model(self.method, self.prediction_length, self.freq or "D", self._options())
-        periods = (self.options or {}).get("seasons")
-        for period in periods if isinstance(periods, list | tuple) else []:
-            if isinstance(period, bool) or not isinstance(period, int) or period < 2:
-                raise ConfigError(
-                    f"seasons must be integers >= 2, steps after which the series repeat; got "
-                    f"{period!r} in {periods!r}"
-                )
-        if periods is not None and not isinstance(periods, list | tuple):
-            raise ConfigError(f"seasons must be a list of steps such as [24, 168], got {periods}")
         if self.budget is not None:
             seconds(self.budget)
         self._draws(None, None)
@@ -91,7 +82,9 @@ class FrameEstimator(GenerativeEstimator):
     def _draws(self, num_samples: int | None, num_steps: int | None) -> dict[str, Any]:
         """Return the number of paths and of network evaluations of a call, checked."""
         return {
-            "num_samples": check_samples(self.num_samples if num_samples is None else num_samples),
+            "num_samples": positive(
+                "num_samples", self.num_samples if num_samples is None else num_samples
+            ),
             "num_steps": check_positive(
                 self.num_steps if num_steps is None else num_steps, "num_steps"
             ),
@@ -123,7 +116,6 @@ class FrameEstimator(GenerativeEstimator):
         checkpoint_dir: str | Path | None = None,
         resume: bool = False,
     ) -> None:
-        check_training(series, self.prediction_length)
         with quiet_business_days():
             model = fit_series(
                 series,

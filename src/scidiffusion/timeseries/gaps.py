@@ -8,6 +8,7 @@ of which nothing is given is drawn from scratch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.timeseries.drawing import block_size, check_items, walk
-from scidiffusion.timeseries.model import check_samples
+from scidiffusion.timeseries.drawing import block_size, walk
+from scidiffusion.timeseries.model import positive
 from scidiffusion.timeseries.series import Series, SeriesSet
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def fill_gaps(
         DataError: if an item does not fit the model.
     """
     check_trained(model, "impute")
-    num_samples = check_samples(num_samples)
-    check_items(model, [_with_future(item, model.horizon) for item in items])
+    num_samples = positive("num_samples", num_samples)
+    model.check_items([_with_future(item, model.horizon) for item in items])
     length = model.denoiser.kriging.length
     results = []
     for number, item in enumerate(items):
@@ -67,7 +68,7 @@ def fill_gaps(
         missing = ~np.isfinite(item.target)
         if missing.any():
             bank = model.bank_of(SeriesSet([item], model.freq))
-            bank.to(model.denoiser.shrinkage.device)
+            bank.to(model.device)
             ends = _ends(item.length, length)
             owner = _owners(ends, item.length, length)
             needed = {k for k in range(len(ends)) if missing[:, owner == k].any()}
@@ -128,7 +129,7 @@ def generate_windows(
     weights = np.array([item.length - length + 1 for item in items], dtype=float)
     picks = rng.choice(len(items), size=n, p=weights / weights.sum())
     ends = [int(rng.integers(length, items[pick].length + 1)) for pick in picks]
-    bank = model.bank_of(SeriesSet(items, model.freq)).to(model.denoiser.shrinkage.device)
+    bank = model.bank_of(SeriesSet(items, model.freq)).to(model.device)
     results: list[Series] = []
     for start in range(0, n, size):
         rows = list(range(start, min(start + size, n)))
@@ -160,16 +161,7 @@ def _with_future(item: Series, horizon: int) -> Series:
         return item
     missing = item.length + horizon - item.known.shape[1]
     known = np.concatenate([item.known, np.repeat(item.known[:, -1:], missing, axis=1)], axis=1)
-    return Series(
-        item.target,
-        item.start,
-        item.item_id,
-        item.names,
-        known,
-        item.past,
-        item.static_real,
-        item.static_cat,
-    )
+    return replace(item, known=known)
 
 
 def _ends(total: int, length: int) -> list[int]:

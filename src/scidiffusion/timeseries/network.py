@@ -251,8 +251,3 @@ class WindowNetwork(nn.Module):
                 x = block(x, level, token)
             scale, shift = self.final(level, token)
             return self.output(torch.addcmul(shift, x, 1 + scale)).flatten(-2).float()
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of trained parameters."""
-    return sum(value.numel() for value in network.parameters() if value.requires_grad)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scidiffusion.core.denoiser import Condition
 from scidiffusion.core.objectives import Objective
-from scidiffusion.core.process import Corrupted, Process, State
+from scidiffusion.core.process import State
 from scidiffusion.core.rng import Noise
 from scidiffusion.timeseries.bank import SeriesBank
 from scidiffusion.timeseries.denoiser import Context, WindowDenoiser
@@ -23,8 +23,6 @@ from scidiffusion.timeseries.masks import random_mask
 
 CLIP = 8.0
 """Residuals beyond so many standard deviations of the floor teach as if they lay there."""
-
-
 GAP_THINNING = 4
 """Gaps go into every fourth window of a batch: it has about as many cells as four horizons."""
 
@@ -50,15 +48,14 @@ class WindowLoss(Objective):
         draws: int = 4,
         log_sigma: tuple[float, float] = (0.0, 1.5),
         gap_share: float = 0.0,
-        max_series: int = 64,
+        max_series: int,
     ) -> None:
-        super().__init__()
         self.bank, self.back, self.draws, self.log_sigma = bank, back, draws, log_sigma
         self.gap_share, self.max_series = gap_share, max_series
 
     def __call__(
         self,
-        denoiser: WindowDenoiser,  # type: ignore[override]
+        denoiser: WindowDenoiser,
         x: State,
         noise: Noise,
         cond: Condition = None,
@@ -113,12 +110,6 @@ class WindowLoss(Objective):
         counted = seen[:, None].to(error.dtype)
         count = counted.sum((2, 3)).clamp(min=1)
         return ((error * counted).sum((2, 3)) / count).mean(1)
-
-    def loss(
-        self, process: Process, x: State, corrupted: Corrupted, prediction: object, t: Tensor
-    ) -> Tensor:
-        """Not used: the corruption depends on the window; see `__call__`."""
-        raise NotImplementedError("WindowLoss corrupts its windows itself; call it")
 
     def _sigma(self, rows: int, noise: Noise, like: Tensor) -> Tensor:
         """(B, draws) noise levels; the draws of a window are stratified."""

@@ -12,29 +12,24 @@ Network, units and loss are in `scidiffusion.timeseries.timegrad_network`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from scidiffusion.core.denoiser import NetworkDenoiser
 from scidiffusion.core.gaussian import GaussianProcess
-from scidiffusion.core.prediction import Prediction
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.core.schedules import DiscreteSchedule, check_steps
-from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.estimator import resolve_device
-from scidiffusion.samplers import make_sampler, sample
-from scidiffusion.timeseries.bank import SeriesBank, Standards, single
-from scidiffusion.timeseries.drawing import check_items
-from scidiffusion.timeseries.frequency import calendar_cycles, calendar_features, seasons
-from scidiffusion.timeseries.model import SeriesModel, check_samples
+from scidiffusion.errors import ConfigError
+from scidiffusion.samplers import count_evaluations, make_sampler
+from scidiffusion.timeseries.bank import SeriesBank
+from scidiffusion.timeseries.frequency import seasons
+from scidiffusion.timeseries.model import SeriesModel, positive
 from scidiffusion.timeseries.series import Series, SeriesSet
-from scidiffusion.timeseries.splits import WindowRows, latest_windows, split_windows
+from scidiffusion.timeseries.splits import WindowRows
 from scidiffusion.timeseries.timegrad_network import (
     LOCATIONS,
     History,
@@ -49,7 +44,6 @@ __all__ = ["TimeGradModel"]
 
 LEAST_CONTEXT = 24
 """Steps of context that are chosen at least, where the series have as many."""
-VALIDATION_WINDOWS = 256
 LOCATION_WINDOWS = 1024
 BLOCK_ROWS = 512
 """Paths that a CPU draws at once."""
@@ -111,16 +105,10 @@ class TimeGradModel(SeriesModel):
         super().__init__(prediction_length, freq, options)
         options = self.options
         for name in ("hidden", "layers", "width", "blocks", "num_nodes", "draws"):
-            _positive(name, options[name])
-        if options["context_length"] is not None:
-            _positive("context_length", options["context_length"])
+            positive(name, options[name])
         if options["location"] not in (None, *LOCATIONS):
             raise ConfigError(
                 f"location must be None, 'item' or 'window', got {options['location']!r}"
-            )
-        if not 0 <= options["validation_fraction"] <= 0.5:
-            raise ConfigError(
-                f"validation_fraction must lie in [0, 0.5], got {options['validation_fraction']}"
             )
         # A step of T nodes is as long as 100 / T of the paper's; the last node is equally noisy.
         betas = torch.linspace(1e-4, 0.1, options["num_nodes"], dtype=torch.float64)
@@ -130,114 +118,30 @@ class TimeGradModel(SeriesModel):
 
     # -- fitting ---------------------------------------------------------------------------------
 
-    def fit(
-        self,
-        series: SeriesSet,
-        *,
-        budget: float | None = None,
-        seed: int = 0,
-        progress: bool = False,
-        checkpoint_dir: str | Path | None = None,
-        resume: bool = False,
-        trainer_kwargs: Mapping[str, Any] | None = None,
-        validation: SeriesSet | None = None,
-        start: Mapping[str, Tensor] | None = None,
-    ) -> TimeGradModel:
-        """See `SeriesModel.fit`.
-
-        Raises:
-            DataError: if every series is too short, or no horizon holds an observed value.
-        """
-        from scidiffusion.training import TrainConfig, train
-
-        options = self.options
-        self._plan(series)
-        both = series if validation is None else SeriesSet([*series, *validation], series.freq)
-        bank = self._bank_of(both)
-        rows, held = self._windows_of(bank, len(series), seed)
-        judges = held.pick(VALIDATION_WINDOWS, seed)
-        some = rows.pick(LOCATION_WINDOWS, seed)
-        ahead = bank.windows(some.item, some.end, 0, self.horizon)
-        if not bool(ahead.observed.any()):
-            raise DataError("the series hold no observed value in any training horizon")
-        wanders = level_wanders(bank, some, self.context)
-        self.location: str = options["location"] or ("window" if wanders else "item")
-        self._build(seed)
-        if start is not None:
-            self.denoiser.load_state_dict(dict(start))
-        device = resolve_device(options["device"])
-        bank.to(device)
-        config = TrainConfig(
-            max_steps=options["max_steps"],
-            batch_size=options["batch_size"],
-            lr=options["lr"],
-            weight_decay=options["weight_decay"],
-            ema_decay=options["ema_decay"],
-            patience=options["patience"],
-            validate_every=options["validate_every"],
-            validation_draws=VALIDATION_WINDOWS,
-            anneal=0.25,
-            budget=budget,
-            seed=seed,
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            progress=progress,
-        )
-        self.result = train(
-            self.denoiser,
-            TimeGradLoss(bank, self.back, self.context, self.location, options["draws"]),
-            rows.state(),
-            validation=(judges.state(), None),
-            config=config,
-            checkpoint_dir=checkpoint_dir,
-            resume=resume,
-            trainer_kwargs=trainer_kwargs,
-        )
-        self.denoiser.to(device)
-        return self
-
-    def _plan(self, series: SeriesSet) -> None:
-        """Choose context, lags and calendar for the series."""
-        self.dim = series.dim
-        lengths = sorted(item.length for item in series)
-        typical = max(lengths[len(lengths) // 4] - self.horizon, 1)
+    def _plan(self, typical: int) -> None:
+        """Choose context and lags; see `SeriesModel._plan`."""
         context = self.options["context_length"] or max(self.horizon, LEAST_CONTEXT)
-        self.context = min(int(context), typical)
+        self.context = self.shortest = min(int(context), typical)
         periods = seasons(self.freq)
         if len(periods) == 1:
             periods = (periods[0], 2 * periods[0])
         self.lags: tuple[int, ...] = (1, *(lag for lag in periods if lag < typical))
-        # A cycle seen less than twice tells where in the data one is, not where in the cycle.
-        self.cycles = [
-            bool(2 * steps <= lengths[-1]) for steps in calendar_cycles(self.freq).values()
-        ]
-        self.standards = Standards.of(series)
-        first = series[0]
-        self.covariates = (len(first.known), len(first.past), len(first.static_real))
-        levels = np.stack([item.static_cat for item in series])
-        self.classes = tuple(int(level) + 1 for level in levels.max(0)) if levels.size else ()
 
-    def _bank_of(self, items: SeriesSet) -> SeriesBank:
-        return SeriesBank(items, self.standards, self._calendar, self.horizon)
+    def _measure(self, bank: SeriesBank, rows: WindowRows, seed: int) -> None:
+        """Choose what values are measured from; see `SeriesModel._measure`."""
+        wanders = level_wanders(bank, rows.pick(LOCATION_WINDOWS, seed), self.context)
+        self.location: str = self.options["location"] or ("window" if wanders else "item")
 
-    def _windows_of(
-        self, bank: SeriesBank, training: int, seed: int
-    ) -> tuple[WindowRows, WindowRows]:
-        """Windows to train on, and those held out or of the items from `training` on."""
-        fraction = self.options["validation_fraction"] if training == len(bank) else 0.0
-        rows, held = split_windows(
-            bank.length[:training], self.horizon, self.context, fraction, seed
-        )
-        if training < len(bank):
-            held = latest_windows(bank.length, range(training, len(bank)), self.horizon)
-        return rows, held
+    def _objective(
+        self, bank: SeriesBank, rows: WindowRows, held: WindowRows, seed: int
+    ) -> TimeGradLoss:
+        """See `SeriesModel._objective`; nothing has a closed form."""
+        return TimeGradLoss(bank, self.back, self.context, self.location, self.options["draws"])
 
     @property
     def back(self) -> int:
         """Steps before the origin that a window holds."""
         return self.context + self.lags[-1]
-
-    def _calendar(self, index: pd.PeriodIndex) -> NDArray[np.float32]:
-        return calendar_features(index)[np.repeat(np.array(self.cycles, dtype=bool), 2)]
 
     def _build(self, seed: int) -> None:
         options = self.options
@@ -285,10 +189,11 @@ class TimeGradModel(SeriesModel):
             raise ConfigError(
                 f"method='timegrad' has no guidance ({', '.join(wishes)}); use method='window'"
             )
-        num_samples, grid, items = check_samples(num_samples), self._grid(num_steps), list(items)
-        check_items(self, items)  # type: ignore[arg-type]
+        num_samples, items = positive("num_samples", num_samples), list(items)
+        grid = self._grid(num_steps)
+        self.check_items(items)
         total, size = len(items) * num_samples, BLOCK_ROWS
-        if self._device.type != "cpu":
+        if self.device.type != "cpu":
             size = max(BLOCK_ROWS, 100 * BLOCK_ROWS // self.dim)
         paths = np.empty((total, self.horizon, self.dim))
         for start in range(0, total, size):
@@ -306,12 +211,12 @@ class TimeGradModel(SeriesModel):
         self, items: list[Series], owner: Tensor, grid: Tensor, noise: KeyedNoise
     ) -> NDArray[np.float64]:
         """Draw one path a row, (R, H, D) in the data's units; `owner` (R,) is its item."""
-        device, owner = self._device, owner.to(self._device)
+        device, owner = self.device, owner.to(self.device)
         zero = torch.zeros(1, dtype=torch.long, device=device)
         histories, levels, spreads = [], [], []
         # One at a time, so that no other item's company matters.
         for item in items:
-            bank = self._bank_of(single(item, self.freq)).to(device)
+            bank = self.bank_of(SeriesSet([item], self.freq)).to(device)
             window = bank.windows(zero, bank.length, self.back, self.horizon)
             scaled = scale_window(window, self.context, self.location)
             histories.append(History.read(self.denoiser.network, scaled, self.back, self.context))
@@ -338,63 +243,17 @@ class TimeGradModel(SeriesModel):
         return self.process.schedule.grid(steps, make_sampler(self.options["sampler"]).spacing)
 
     def evaluations(self, num_steps: int | None = None) -> int:
-        """See `SeriesModel.evaluations`: H times those of one step, which are counted."""
-        calls = 0
-
-        def count(z: Tensor, t: Tensor, cond: Any = None) -> Prediction:
-            nonlocal calls
-            calls += 1
-            return self.process.prediction(z, t, eps=torch.zeros_like(z))
-
-        sampler, grid = make_sampler(self.options["sampler"]), self._grid(num_steps)
-        dry: Any = count
-        sample(self.process, dry, torch.empty(1, 1), sampler=sampler, grid=grid)
-        return self.horizon * calls
-
-    @property
-    def num_parameters(self) -> int:
-        """See `SeriesModel.num_parameters`."""
-        return sum(weight.numel() for weight in self.denoiser.parameters())
-
-    @property
-    def _device(self) -> torch.device:
-        return torch.device(next(self.denoiser.parameters()).device)
+        """See `SeriesModel.evaluations`: H times those of one step."""
+        sampler = make_sampler(self.options["sampler"])
+        return self.horizon * count_evaluations(self.process, sampler, self._grid(num_steps))
 
     # -- persistence -----------------------------------------------------------------------------
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `SeriesModel.state`."""
-        names = ("known", "past", "static_real")
-        config = {
-            "dim": self.dim,
-            "context": self.context,
-            "lags": list(self.lags),
-            "cycles": self.cycles,
-            "location": self.location,
-            "covariates": list(self.covariates),
-            "classes": list(self.classes),
-            "standards": {name: getattr(self.standards, name).tolist() for name in names},
-        }
-        return config, dict(self.denoiser.state_dict())
+    def _choices(self) -> dict[str, Any]:
+        """See `SeriesModel._choices`."""
+        return {"context": self.context, "lags": list(self.lags), "location": self.location}
 
-    def restore(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> None:
-        """See `SeriesModel.restore`."""
-        self.dim, self.context = config["dim"], config["context"]
-        self.location, self.cycles = config["location"], list(config["cycles"])
-        self.lags, self.classes = tuple(config["lags"]), tuple(config["classes"])
-        known, past, static_real = config["covariates"]
-        self.covariates = (known, past, static_real)
-        standards = {
-            name: np.array(value, dtype=np.float64).reshape(-1, 2)
-            for name, value in config["standards"].items()
-        }
-        self.standards = Standards(**standards)
-        self._build(0)
-        if tensors is not None:
-            self.denoiser.load_state_dict(dict(tensors))
-        self.denoiser.eval().to(resolve_device(self.options["device"]))
-
-
-def _positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    def _choose(self, choices: Mapping[str, Any]) -> None:
+        """See `SeriesModel._choose`."""
+        self.context, self.lags = choices["context"], tuple(choices["lags"])
+        self.location = choices["location"]

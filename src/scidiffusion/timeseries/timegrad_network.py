@@ -40,7 +40,7 @@ from torch.nn import functional
 
 from scidiffusion.core.denoiser import NetworkDenoiser
 from scidiffusion.core.objectives import Objective
-from scidiffusion.core.process import Corrupted, Process, State
+from scidiffusion.core.process import Process, State
 from scidiffusion.core.rng import Noise
 from scidiffusion.nn import ResidualMLP
 from scidiffusion.samplers import Sampler, sample
@@ -242,13 +242,12 @@ class TimeGradLoss(Objective):
     def __init__(
         self, bank: SeriesBank, back: int, context: int, location: str, draws: int = 4
     ) -> None:
-        super().__init__()
         self.bank, self.back, self.context = bank, back, context
         self.location, self.draws = location, draws
 
     def __call__(
         self,
-        denoiser: NetworkDenoiser,  # type: ignore[override]
+        denoiser: NetworkDenoiser,
         x: State,
         noise: Noise,
         cond: Any = None,
@@ -285,12 +284,6 @@ class TimeGradLoss(Objective):
         error = (prediction.eps.view(target.shape) - eps) ** 2
         error = torch.where(seen, error, 0.0).flatten(1).sum(1)
         return error / seen.flatten(1).sum(1).clamp(min=1)
-
-    def loss(
-        self, process: Process, x: State, corrupted: Corrupted, prediction: Any, t: Tensor
-    ) -> Tensor:
-        """Not used: the corruption depends on the window; see `__call__`."""
-        raise NotImplementedError("TimeGradLoss corrupts its windows itself; call it")
 
     def _levels(self, process: Process, like: Tensor, noise: Noise) -> Tensor:
         """(B, draws, H) times, uniform over the nodes; the draws of a step are stratified."""

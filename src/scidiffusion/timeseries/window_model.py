@@ -8,29 +8,28 @@ the network, then chooses on held-out windows how far its correction is trusted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scidiffusion.errors import ConfigError, DataError
+from scidiffusion.core.schedules import check_steps
+from scidiffusion.errors import ConfigError
 from scidiffusion.estimator import native_bf16, resolve_device
-from scidiffusion.samplers import make_sampler
-from scidiffusion.timeseries.bank import SeriesBank, Standards, Window
-from scidiffusion.timeseries.denoiser import WindowDenoiser
+from scidiffusion.samplers import count_evaluations, make_sampler
+from scidiffusion.timeseries.bank import SeriesBank, Window
+from scidiffusion.timeseries.denoiser import WindowDenoiser, window_process
 from scidiffusion.timeseries.features import Layout
 from scidiffusion.timeseries.floor import ForecastFloor, LagPlan
-from scidiffusion.timeseries.frequency import calendar_cycles, calendar_features, seasons
+from scidiffusion.timeseries.frequency import seasons
 from scidiffusion.timeseries.kriging import KrigingFloor
 from scidiffusion.timeseries.model import SeriesModel
-from scidiffusion.timeseries.network import NetworkSize, WindowNetwork, count_parameters
+from scidiffusion.timeseries.network import NetworkSize, WindowNetwork
 from scidiffusion.timeseries.objective import WindowLoss
-from scidiffusion.timeseries.series import Series, SeriesSet
-from scidiffusion.timeseries.splits import WindowRows, latest_windows, split_windows
+from scidiffusion.timeseries.series import Series
+from scidiffusion.timeseries.splits import WindowRows
 
 MAX_PATCH = 64
 MAX_CONTEXT_TOKENS = 16
@@ -39,7 +38,6 @@ LOOK_BACK = 200
 FULL_RANK = 64
 LOW_RANK = 16
 FLOOR_CELLS = 2_000_000
-VALIDATION_WINDOWS = 256
 
 
 class WindowModel(SeriesModel):
@@ -100,13 +98,15 @@ class WindowModel(SeriesModel):
         self, prediction_length: int, freq: str, options: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(prediction_length, freq, options)
-        if not 0 <= self.options["gap_share"] < 1:
-            raise ConfigError(f"gap_share must lie in [0, 1), got {self.options['gap_share']}")
-        if self.options["precision"] not in ("auto", "float32", "bf16"):
+        options = self.options
+        if not 0 <= options["gap_share"] < 1:
+            raise ConfigError(f"gap_share must lie in [0, 1), got {options['gap_share']}")
+        if options["precision"] not in ("auto", "float32", "bf16"):
             raise ConfigError(
-                f"precision must be 'auto', 'float32' or 'bf16', got {self.options['precision']!r}"
+                f"precision must be 'auto', 'float32' or 'bf16', got {options['precision']!r}"
             )
-        make_sampler(self.options["sampler"])
+        self.seasons = _checked_seasons(options["seasons"], freq)
+        make_sampler(options["sampler"])
         self.trust: dict[float, float] = {}
         self.gap_trust: dict[float, float] = {}
         # The horizon in whole patches; what is beyond `horizon` is drawn and thrown away.
@@ -116,123 +116,24 @@ class WindowModel(SeriesModel):
 
     # -- fitting ---------------------------------------------------------------------------------
 
-    def fit(
-        self,
-        series: SeriesSet,
-        *,
-        budget: float | None = None,
-        seed: int = 0,
-        progress: bool = False,
-        checkpoint_dir: str | Path | None = None,
-        resume: bool = False,
-        trainer_kwargs: Mapping[str, Any] | None = None,
-        validation: SeriesSet | None = None,
-        start: Mapping[str, Tensor] | None = None,
-    ) -> WindowModel:
-        """See `SeriesModel.fit`."""
-        from scidiffusion.timeseries.trust import choose_shrinkage
-        from scidiffusion.training import TrainConfig, train
-
-        options = self.options
-        self._plan(series)
-        both = series if validation is None else SeriesSet([*series, *validation], series.freq)
-        bank = self.bank_of(both)
-        rows, held = self.windows_of(bank, len(series), seed)
-        self._build(seed)
-        if start is not None:
-            self.denoiser.load_state_dict(dict(start))
-        self._fit_floors(bank, rows, held, seed)
-        objective = WindowLoss(
-            bank,
-            self.back,
-            draws=options["draws"],
-            log_sigma=tuple(options["log_sigma"]),
-            gap_share=options["gap_share"],
-            max_series=options["max_series"],
-        )
-        device = resolve_device(options["device"])
-        bank.to(device)
-        config = TrainConfig(
-            max_steps=options["max_steps"],
-            batch_size=options["batch_size"] or (32 if self.dim <= options["max_series"] else 64),
-            lr=options["lr"],
-            weight_decay=options["weight_decay"],
-            ema_decay=options["ema_decay"],
-            patience=options["patience"],
-            validate_every=options["validate_every"],
-            validation_draws=VALIDATION_WINDOWS,
-            anneal=0.25,
-            budget=budget,
-            seed=seed,
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            progress=progress,
-        )
-        judges = held.pick(VALIDATION_WINDOWS, seed)
-        self.result = train(
-            self.denoiser,
-            objective,
-            rows.state(),
-            validation=(judges.state(), None),
-            config=config,
-            checkpoint_dir=checkpoint_dir,
-            resume=resume,
-            trainer_kwargs=trainer_kwargs,
-        )
-        self.denoiser.to(device)
-        choose_shrinkage(self, bank, judges, seed)
-        return self
-
-    def _plan(self, series: SeriesSet) -> None:
-        """Choose lags, context and channels for the series."""
-        options = self.options
-        self.dim = series.dim
-        lengths = sorted(item.length for item in series)
-        typical = max(lengths[len(lengths) // 4] - self.zone, 1)
-        periods = options["seasons"]
-        periods = seasons(self.freq) if periods is None else tuple(sorted(periods))
-        if any(isinstance(m, bool) or int(m) != m or m < 2 for m in periods):
-            raise ConfigError(f"seasons must be integers >= 2 (steps), got {periods}")
-        self.lags = LagPlan.of(tuple(int(period) for period in periods), typical)
-        context = options["context_length"]
+    def _plan(self, typical: int) -> None:
+        """Choose lags, context and look-back; see `SeriesModel._plan`."""
+        self.lags = LagPlan.of(self.seasons, typical)
+        context = self.options["context_length"]
         if context is None:
             context = min(max(2 * self.horizon, *self.lags.seasons, 1), typical)
-        elif isinstance(context, bool) or int(context) != context or context < 1:
-            raise ConfigError(f"context_length must be an integer >= 1, got {context!r}")
         tokens = max(1, min(-(-int(context) // self.patch), MAX_CONTEXT_TOKENS))
         self.context = self.patch * tokens
         self.memory = max(self.context, self.lags.back)
         # A level is known as well as there is history to average.
         self.back = max(self.memory, min(LOOK_BACK, typical))
-        # A cycle seen less than twice tells where in the data one is, not where in the cycle.
-        self.cycles = [
-            bool(2 * steps <= lengths[-1]) for steps in calendar_cycles(self.freq).values()
-        ]
-        self.standards = Standards.of(series)
-        first = series[0]
-        self.covariates = (len(first.known), len(first.past), len(first.static_real))
-        levels = np.stack([item.static_cat for item in series])
-        self.classes = tuple(int(level) + 1 for level in levels.max(0)) if levels.size else ()
-
-    def bank_of(self, items: SeriesSet) -> SeriesBank:
-        """Return a bank of series like those that were trained on."""
-        return SeriesBank(items, self.standards, self._calendar, self.zone)
-
-    def _calendar(self, index: pd.PeriodIndex) -> NDArray[np.float32]:
-        rows = calendar_features(index)
-        return rows[np.repeat(np.array(self.cycles, dtype=bool), 2)]
-
-    def windows_of(self, bank: SeriesBank, items: int, seed: int) -> tuple[WindowRows, WindowRows]:
-        """Return the windows to train on, and those held out or of the items beyond `items`."""
         # Short series are used from a third of their length on: lags may be absent.
-        typical = int(bank.length[:items].double().quantile(0.25)) - self.zone
-        shortest = max(min(max(self.lags.back, self.horizon), typical // 3), 1)
-        fraction = self.options["validation_fraction"]
-        if not 0 <= fraction <= 0.5:
-            raise ConfigError(f"validation_fraction must lie in [0, 0.5], got {fraction}")
-        if items == len(bank):
-            return split_windows(bank.length, self.zone, shortest, fraction, seed)
-        rows, _ = split_windows(bank.length[:items], self.zone, shortest, 0.0, seed)
-        return rows, latest_windows(bank.length, range(items, len(bank)), self.zone)
+        self.shortest = max(min(max(self.lags.back, self.horizon), typical // 3), 1)
+
+    @property
+    def _batch_size(self) -> int:
+        chosen = 32 if self.dim <= self.options["max_series"] else 64
+        return int(self.options["batch_size"] or chosen)
 
     def _build(self, seed: int) -> None:
         options = self.options
@@ -264,17 +165,32 @@ class WindowModel(SeriesModel):
             network, floor, kriging, self.context, options["max_series"]
         )
 
-    def _fit_floors(self, bank: SeriesBank, rows: WindowRows, held: WindowRows, seed: int) -> None:
+    def _objective(
+        self, bank: SeriesBank, rows: WindowRows, held: WindowRows, seed: int
+    ) -> WindowLoss:
+        """Fit the floors; see `SeriesModel._objective`."""
+        options = self.options
         count = max(64, min(4096, FLOOR_CELLS // (self.dim * (self.back + self.zone))))
-        chosen = rows.pick(count, seed)
+        chosen, judge = rows.pick(count, seed), held.pick(count, seed)
         train = self.window(bank, chosen.item, chosen.end)
-        if not bool(train.observed[..., train.back :].any()):
-            raise DataError("the series hold no observed value in any training horizon")
-        judge = held.pick(count, seed)
         self.denoiser.floor.fit(train, self.window(bank, judge.item, judge.end))
-        if self.options["gap_share"]:
+        if options["gap_share"]:
             whole = bank.windows(chosen.item, chosen.end, self.context, self.zone)
             self.denoiser.kriging.fit(whole)
+        return WindowLoss(
+            bank,
+            self.back,
+            draws=options["draws"],
+            log_sigma=tuple(options["log_sigma"]),
+            gap_share=options["gap_share"],
+            max_series=options["max_series"],
+        )
+
+    def _finish(self, bank: SeriesBank, judges: WindowRows, seed: int) -> None:
+        """Choose how far the network is trusted."""
+        from scidiffusion.timeseries.trust import choose_shrinkage
+
+        choose_shrinkage(self, bank, judges, seed)
 
     def window(self, bank: SeriesBank, item: Tensor, end: Tensor) -> Window:
         """Cut windows for forecasts."""
@@ -325,50 +241,43 @@ class WindowModel(SeriesModel):
 
     def evaluations(self, num_steps: int | None = None) -> int:
         """See `SeriesModel.evaluations`."""
-        return int(num_steps or self.options["num_steps"])
-
-    @property
-    def num_parameters(self) -> int:
-        """See `SeriesModel.num_parameters`."""
-        return count_parameters(self.denoiser)
+        sampler, process = make_sampler(self.options["sampler"]), window_process()
+        steps = check_steps(int(self.options["num_steps"] if num_steps is None else num_steps))
+        return count_evaluations(process, sampler, process.schedule.grid(steps, sampler.spacing))
 
     # -- persistence -----------------------------------------------------------------------------
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `SeriesModel.state`."""
-        config = {
-            "dim": self.dim,
+    def _choices(self) -> dict[str, Any]:
+        """See `SeriesModel._choices`."""
+        return {
             "seasons": list(self.lags.seasons),
             "counts": list(self.lags.counts),
             "context": self.context,
             "memory": self.memory,
             "back": self.back,
-            "cycles": self.cycles,
-            "covariates": list(self.covariates),
-            "classes": list(self.classes),
-            "standards": {
-                name: getattr(self.standards, name).tolist()
-                for name in ("known", "past", "static_real")
-            },
         }
-        return config, dict(self.denoiser.state_dict())
 
-    def restore(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None) -> None:
-        """See `SeriesModel.restore`."""
-        self.dim, self.context = config["dim"], config["context"]
-        self.lags = LagPlan(tuple(config["seasons"]), tuple(config["counts"]))
-        self.memory, self.back = config["memory"], config["back"]
-        self.cycles = list(config["cycles"])
-        known, past, static_real = config["covariates"]
-        self.covariates = (known, past, static_real)
-        self.classes = tuple(config["classes"])
-        self.standards = Standards(
-            **{
-                name: np.array(value, dtype=np.float64).reshape(-1, 2)
-                for name, value in config["standards"].items()
-            }
-        )
-        self._build(0)
-        if tensors is not None:
-            self.denoiser.load_state_dict(dict(tensors))
-        self.denoiser.eval().to(resolve_device(self.options["device"]))
+    def _choose(self, choices: Mapping[str, Any]) -> None:
+        """See `SeriesModel._choose`."""
+        self.lags = LagPlan(tuple(choices["seasons"]), tuple(choices["counts"]))
+        self.context, self.memory = choices["context"], choices["memory"]
+        self.back = choices["back"]
+
+
+def _checked_seasons(periods: Any, freq: str) -> tuple[int, ...]:
+    """Return periods in steps, increasing; None is those of the frequency.
+
+    Raises:
+        ConfigError: if one is not an integer of at least 2.
+    """
+    if periods is None:
+        return seasons(freq)
+    if not isinstance(periods, list | tuple):
+        raise ConfigError(f"seasons must be a list of steps such as [24, 168], got {periods!r}")
+    for period in periods:
+        if isinstance(period, bool) or not isinstance(period, int) or period < 2:
+            raise ConfigError(
+                "seasons must be integers >= 2, steps after which the series repeat; got "
+                f"{period!r} in {periods!r}"
+            )
+    return tuple(sorted(periods))
