@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scidiffusion.errors import DataError
 from scidiffusion.timeseries.frequency import normalise_freq, quiet_business_days, split_freq
+from scidiffusion.timeseries.scores import (
+    NINETEEN_LEVELS,
+    sample_quantiles,
+    weighted_quantile_loss,
+)
+from scidiffusion.timeseries.scores import score_forecasts as library_scores
 from scidiffusion.timeseries.series import Series, SeriesSet
 
 Array = NDArray[np.float64]
 
-LEVELS = np.arange(1, 20) / 20
-LEVELS_9 = np.arange(1, 10) / 10
+LEVELS = np.array(NINETEEN_LEVELS)
 
 # Name -> greatest number of series: the paper keeps the last 2000 pages of Wikipedia.
 REPOSITORY = dict.fromkeys(
@@ -260,108 +265,53 @@ def made_data(series: int, horizon: int, *, windows: int = 1, seed: int = 0) -> 
 # ------------------------------------------------------------------------ scoring
 
 
-def sample_quantiles(samples: Array, levels: Array) -> Array:
-    """(N, S, ...) samples -> (N, levels, ...): the sample of rank round((S - 1) level)."""
-    ranks = np.round((samples.shape[1] - 1) * levels).astype(int)
-    return np.take(np.sort(samples, axis=1), ranks, axis=1)
-
-
-def quantile_loss(observed: Array, quantiles: Array, levels: Array) -> float:
-    """Mean over the levels of 2 sum |(y - f)(1[y <= f] - level)| / sum |y|, both over all cells.
-
-    Args:
-        observed: (N, ...), NaN where missing.
-        quantiles: (N, levels, ...).
-        levels: Probabilities.
-    """
-    given = np.isfinite(observed)
-    total = np.abs(observed[given]).sum()
-    losses = []
-    for index, level in enumerate(levels):
-        forecast = quantiles[:, index]
-        loss = 2 * np.abs((observed - forecast) * ((observed <= forecast) - level))
-        losses.append(loss[given].sum() / total)
-    return float(np.mean(losses))
+NAMES = {
+    "crps": "crps",
+    "crps_nine": "crps_9q",
+    "nd": "nd",
+    "nrmse": "nrmse",
+    "coverage_50": "coverage50",
+    "coverage_90": "coverage90",
+    "mase": "mase",
+    "crps_sum": "crps_sum",
+    "crps_sum_nine": "crps_sum_9q",
+    "nd_sum": "nd_sum",
+    "coverage_90_sum": "coverage90_sum",
+    "variogram_score": "variogram",
+}
+"""Scores of the library -> their names in the files of results."""
 
 
 def score_forecasts(data: BenchmarkData, samples: Array) -> dict[str, float | None]:
     """All scores of sample forecasts; None is one that the data does not allow.
 
+    They are the library's (`scidiffusion.timeseries.scores`), except that the energy score takes
+    its pairs of samples as public evaluators do: 24 S of them, where the library takes all.
+
     Args:
         data: The data set.
         samples: (N, S, H, D).
 
-    Returns:
-        crps, crps_9q (of the levels 0.1..0.9), nd, nrmse, coverage50, coverage90, mase; of
-        multivariate data also those of the sum of the series (crps_sum, crps_sum_9q, nd_sum,
-        coverage90_sum), `energy` of the values in standard deviations of the training series, a
-        mean over windows and steps, and `variogram` (p = 0.5, 50 series at most) of the moves
-        since the forecast origin, in standard deviations of the training series' steps.
-
     Raises:
         ValueError: If the shapes do not fit, or a sample is not finite.
     """
-    windows, count, horizon, dim = samples.shape
-    if data.observed.shape != (windows, horizon, dim):
-        raise ValueError(
-            f"{data.name}: forecasts {samples.shape} do not fit what was observed, "
-            f"{data.observed.shape} (windows, steps, series)"
-        )
-    if not np.isfinite(samples).all():
-        share = np.mean(~np.isfinite(samples))
-        raise ValueError(f"{data.name}: {share:.1%} of the samples are not finite")
-    observed = data.observed.transpose(0, 2, 1).reshape(windows * dim, horizon)
-    flat = samples.transpose(0, 3, 1, 2).reshape(windows * dim, count, horizon)
-    quantiles = sample_quantiles(flat, LEVELS)
-    given = np.isfinite(observed)
-    size = np.abs(observed[given])
-    median = quantiles[:, 9]
-    season = data.season
-    with warnings.catch_warnings():
-        # Means of nothing: a series that is missing throughout.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        steps = np.array([np.nanmean(np.abs(r[season:] - r[:-season])) for r in data.train_rows])
-        steps[steps == 0] = np.nan
-        errors = np.nanmean(np.abs(observed - median), axis=1) / np.resize(steps, len(observed))
-        mase = float(np.nanmean(errors))
-    figures: dict[str, float] = {
-        "crps": quantile_loss(observed, quantiles, LEVELS),
-        "crps_9q": quantile_loss(observed, quantiles[:, 1::2], LEVELS_9),
-        "nd": float(np.abs(observed - median)[given].sum() / size.sum()),
-        "nrmse": float(np.sqrt(np.square(observed - flat.mean(1))[given].mean()) / size.mean()),
-        "coverage50": _coverage(observed, quantiles[:, 4], quantiles[:, 14]),
-        "coverage90": _coverage(observed, quantiles[:, 0], quantiles[:, 18]),
-        "mase": mase,
-    }
-    if not data.univariate:
-        figures |= _joint_scores(data, samples)
-    return {key: None if not np.isfinite(value) else value for key, value in figures.items()}
-
-
-def _coverage(observed: Array, low: Array, high: Array) -> float:
-    given = np.isfinite(observed)
-    return float(((observed >= low) & (observed <= high))[given].mean())
-
-
-def _joint_scores(data: BenchmarkData, samples: Array) -> dict[str, float]:
-    total, sums = data.observed.sum(-1), samples.sum(-1)
-    quantiles = sample_quantiles(sums, LEVELS)
-    given = np.isfinite(total)
-    figures = {
-        "crps_sum": quantile_loss(total, quantiles, LEVELS),
-        "crps_sum_9q": quantile_loss(total, sample_quantiles(sums, LEVELS_9), LEVELS_9),
-        "nd_sum": float(np.abs(total - quantiles[:, 9])[given].sum() / np.abs(total[given]).sum()),
-        "coverage90_sum": _coverage(total, quantiles[:, 0], quantiles[:, 18]),
-    }
+    try:
+        scores = library_scores(
+            data.observed,
+            samples,
+            last=data.last,
+            train=[item.target for item in data.train],
+            season=data.season,
+        ).as_dict()
+    except DataError as error:
+        raise ValueError(f"{data.name}: {error}") from error
+    figures = {NAMES[name]: value for name, value in scores.items() if name in NAMES}
+    if data.univariate:
+        joint = {"crps_sum", "crps_sum_9q", "nd_sum", "coverage90_sum", "variogram"}
+        return {name: value for name, value in figures.items() if name not in joint}
     scale = np.array([np.nanstd(row) for row in data.train_rows])
     scale[scale == 0] = 1.0
     figures["energy"] = _mean_over_steps(energy, data.observed / scale, samples / scale)
-    step = np.array([np.nanstd(np.diff(row)) for row in data.train_rows])
-    step[step == 0] = 1.0
-    last = data.last[:, None]
-    figures["variogram"] = _mean_over_steps(
-        variogram, (data.observed - last) / step, (samples - last[:, None]) / step
-    )
     return figures
 
 
@@ -384,14 +334,6 @@ def energy(observed: Array, draws: Array) -> float:
         for shift in range(1, min(count, 25))
     ]
     return float(np.linalg.norm(draws - observed, axis=-1).mean() - 0.5 * np.mean(spread))
-
-
-def variogram(observed: Array, draws: Array, power: float = 0.5, greatest: int = 50) -> float:
-    """Mean over pairs of series of (|y_i - y_j|^p - E|x_i - x_j|^p)^2."""
-    y, x = observed[:greatest], draws[:, :greatest]
-    wanted = np.abs(y[:, None] - y) ** power
-    found = (np.abs(x[:, :, None] - x[:, None]) ** power).mean(0)
-    return float(np.square(wanted - found).mean())
 
 
 # --------------------------------------------------------------------------- gaps
@@ -463,12 +405,12 @@ def score_filled(
         scales.append(np.broadcast_to(scale[rows][:, None], truth.shape)[asked])
         changed = max(changed, float(np.abs(found[:, given] - item.target[given]).max(initial=0)))
     observed, samples = np.concatenate(truths), np.concatenate(draws, axis=1)
-    errors = np.abs(sample_quantiles(samples[None], np.array([0.5]))[0, 0] - observed)
-    quantiles = sample_quantiles(samples[None], LEVELS)
+    quantiles = sample_quantiles(samples[None], NINETEEN_LEVELS)
+    errors = np.abs(quantiles[0, len(LEVELS) // 2] - observed)
     return {
         "mae": float(errors.mean()),
         "mae_scaled": float((errors / np.concatenate(scales)).mean()),
-        "crps": quantile_loss(observed[None], quantiles, LEVELS),
+        "crps": float(weighted_quantile_loss(observed[None], quantiles, NINETEEN_LEVELS).mean()),
         "cells": float(len(observed)),
         "changed": changed,
     }

@@ -14,17 +14,16 @@ be run again, or added. For the format of DIR/NAME see benchmarks/_tables.py.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+from _running import run_worker
 from _tables import Benchmark, add_data_arguments, load, read_table
 from peers.registry import METHODS
 from peers.worker import Job
@@ -87,29 +86,8 @@ def run_job(job: Job, *, timeout: float) -> dict[str, Any]:
     if not python.exists():
         command = f"python benchmarks/peers/install.py {method.environment}"
         return {"failed": f"its environment is missing: {command}"}
-    folder = Path(job.out).parent
-    (folder / "job.json").write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
-    # joblib, which several peers use, would start a process for every core.
-    limits = ("OMP", "MKL", "OPENBLAS")
-    names = [f"{name}_NUM_THREADS" for name in limits] + ["LOKY_MAX_CPU_COUNT"]
-    environment = os.environ | dict.fromkeys(names, str(job.threads))
-    # A worker on the CPU shall not see a GPU, whatever its library prefers.
-    if job.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [str(python), "-P", str(HERE / "peers" / "worker.py"), str(folder / "job.json")]
-    with (folder / "log.txt").open("w+", encoding="utf-8") as log:
-        try:
-            done = subprocess.run(
-                command, stdout=log, stderr=log, env=environment, timeout=timeout, cwd=folder
-            )
-        except subprocess.TimeoutExpired:
-            return {"failed": f"stopped after {timeout:.0f} s"}
-        record = Path(job.out).with_suffix(".json")
-        if record.exists():
-            return json.loads(record.read_text(encoding="utf-8"))
-        log.seek(0)
-        last = [line.strip() for line in log if line.strip()][-1:] or ["no message"]
-    return {"failed": f"ended with status {done.returncode}: {last[0][:200]}"}
+    command = [str(python), "-P", str(HERE / "peers" / "worker.py")]
+    return run_worker(command, job, threads=job.threads, device=job.device, timeout=timeout)
 
 
 def judge(

@@ -25,7 +25,6 @@ import argparse
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _running import run_worker
 from _series_data import BenchmarkData, load_dataset, score_forecasts
 from _series_peers import IMPUTERS, MODELS, Job
 
@@ -63,28 +63,13 @@ Runs = list[dict[str, Any]]
 
 def run_job(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     """Do a job in a process of its own; return its record, or "failed" with the reason."""
-    folder = Path(job.out).parent
-    (folder / "job.json").write_text(json.dumps(dataclasses.asdict(job)), encoding="utf-8")
-    limits = ("OMP", "MKL", "OPENBLAS", "NUMBA")
-    names = [f"{name}_NUM_THREADS" for name in limits]
-    environment = os.environ | dict.fromkeys(names, str(options.threads))
-    if options.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    command = [sys.executable, str(HERE / "_series_peers.py"), str(folder / "job.json")]
-    timeout = options.timeout or 5 * job.budget + 1800
-    with (folder / "log.txt").open("w+", encoding="utf-8") as log:
-        try:
-            done = subprocess.run(
-                command, stdout=log, stderr=log, env=environment, timeout=timeout, cwd=folder
-            )
-        except subprocess.TimeoutExpired:
-            return {"failed": f"stopped after {timeout:g} s"}
-        record = Path(job.out).with_suffix(".json")
-        if record.exists():
-            return json.loads(record.read_text(encoding="utf-8"))
-        log.seek(0)
-        last = [line.strip() for line in log if line.strip()][-1:] or ["no message"]
-    return {"failed": f"ended with status {done.returncode}: {last[0][:200]}"}
+    return run_worker(
+        [sys.executable, str(HERE / "_series_peers.py")],
+        job,
+        threads=options.threads,
+        device=options.device,
+        timeout=options.timeout or 5 * job.budget + 1800,
+    )
 
 
 def run(

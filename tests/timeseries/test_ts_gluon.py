@@ -18,12 +18,8 @@ from gluonts.evaluation import MultivariateEvaluator, make_evaluation_prediction
 from gluonts.model.predictor import Predictor
 
 from scidiffusion.errors import ConfigError, DataError, MissingExtraError, ModelFileError
-from scidiffusion.timeseries.gluon import (
-    DiffusionEstimator,
-    DiffusionPredictor,
-    group_series,
-    series_of,
-)
+from scidiffusion.timeseries.entries import group_series, series_of
+from scidiffusion.timeseries.gluon import DiffusionEstimator, DiffusionPredictor
 
 H = 4
 TINY = {

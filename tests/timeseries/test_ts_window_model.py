@@ -14,8 +14,8 @@ from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.timeseries.drawing import walk
 from scidiffusion.timeseries.fitting import fit_series, make_model
+from scidiffusion.timeseries.scoring_rules import fair_crps_cells
 from scidiffusion.timeseries.series import Series, SeriesSet
-from scidiffusion.timeseries.trust import crps
 from scidiffusion.timeseries.window_model import WindowModel
 
 TINY = {
@@ -294,9 +294,8 @@ def held_out_score(model, bank, rows, factor):
     drawn = walk(model, context, num_samples=64, num_steps=None, noise=KeyedNoise(77))
     truth = window.value[..., window.back :].double()
     spread = bank.spread[rows.item][:, :, None]
-    return float(
-        crps(truth * spread, context.frame.value(drawn).double() * spread[:, None]).mean()
-    )
+    paths = context.frame.value(drawn).double() * spread[:, None]
+    return float(fair_crps_cells((truth * spread).numpy(), paths.numpy()).mean())
 
 
 def test_a_network_that_does_harm_is_not_trusted():
@@ -342,7 +341,8 @@ def test_the_fair_score_is_that_of_a_pair_loop():
     paths = torch.randn(3, 7, 2, generator=generator, dtype=torch.float64)
     first = (paths - truth[:, None]).abs().mean(1)
     second = (paths[:, :, None] - paths[:, None]).abs().sum((1, 2)) / (7 * 6)
-    torch.testing.assert_close(crps(truth, paths), first - 0.5 * second)
+    found = fair_crps_cells(truth.numpy(), paths.numpy())
+    np.testing.assert_allclose(found, (first - 0.5 * second).numpy(), rtol=1e-12)
 
 
 def test_the_fair_score_of_paths_in_pairs_is_unbiased():
@@ -352,9 +352,12 @@ def test_the_fair_score_of_paths_in_pairs_is_unbiased():
     paths = torch.stack([half, -half], 2).flatten(1)
     truth = torch.randn(40_000, generator=generator, dtype=torch.float64)
     exact = 1 / np.pi**0.5  # E|X - y| - E|X - X'| / 2 = E|X - X'| / 2
-    fair = crps(truth, paths, paired=True)
-    assert float(fair.mean()) == pytest.approx(exact, abs=4 * float(fair.std()) / 200)
-    naive = float(crps(truth, paths).mean())
+    fair = fair_crps_cells(truth.numpy(), paths.numpy(), paired=True)
+    assert fair.mean() == pytest.approx(exact, abs=4 * fair.std() / 200)
+    # A last path without a partner is compared with all others.
+    odd = fair_crps_cells(truth.numpy(), paths[:, :5].numpy(), paired=True)
+    assert odd.mean() == pytest.approx(exact, abs=4 * odd.std() / 200)
+    naive = fair_crps_cells(truth.numpy(), paths.numpy()).mean()
     assert naive < 0.96 * exact
 
 

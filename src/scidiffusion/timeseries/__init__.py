@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from scidiffusion import _lazy
 
 if TYPE_CHECKING:
+    from scidiffusion.timeseries.entries import group_series as group_series
     from scidiffusion.timeseries.fitting import fit_series as fit_series
     from scidiffusion.timeseries.floors import FLOORS as FLOORS
     from scidiffusion.timeseries.forecaster import DiffusionForecaster as DiffusionForecaster
@@ -43,6 +44,7 @@ else:
             "SeriesSet": "scidiffusion.timeseries.series",
             "Wishes": "scidiffusion.timeseries.wishes",
             "fit_series": "scidiffusion.timeseries.fitting",
+            "group_series": "scidiffusion.timeseries.entries",
             "score_forecasts": "scidiffusion.timeseries.scores",
         },
     )
@@ -66,5 +68,6 @@ __all__ = [
     "SeriesSet",
     "Wishes",
     "fit_series",
+    "group_series",
     "score_forecasts",
 ]

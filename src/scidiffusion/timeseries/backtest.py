@@ -234,10 +234,12 @@ def run_backtest(
     train = [past.target for past in pasts]
     last = np.stack([_last(past.target) for past in pasts])
 
-    def score(paths: NDArray[np.float64]) -> ForecastScores:
-        return score_forecasts(observed, paths, last=last, train=train, season=season, seed=seed)
+    def score(paths: NDArray[np.float64], *, paired: bool = False) -> ForecastScores:
+        return score_forecasts(
+            observed, paths, last=last, train=train, season=season, seed=seed, paired=paired
+        )
 
-    scores = {OURS: score(samples)}
+    scores = {OURS: score(samples, paired=bool(model.options.get("antithetic")))}
     for name in floors:
         paths = [
             FLOORS[name](past, horizon, num_samples, season=season, seed=seed + number)

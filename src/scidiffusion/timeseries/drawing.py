@@ -59,8 +59,7 @@ def walk(
     """Draw residuals (B, S, D, Z) of the windows of a context.
 
     Paths 2k and 2k + 1 start from opposite noise (Hammersley & Morton 1956): each has the right
-    law, and what a hundred of them say of means and quantiles is about as precise as several times
-    as many independent ones.
+    law, and the errors of the two in a mean or a quantile about cancel.
     """
     windows, zone = context.h.shape[0], context.frame.base.shape[-1]
     steps = check_steps(int(model.options["num_steps"] if num_steps is None else num_steps))

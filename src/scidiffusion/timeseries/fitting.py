@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,12 +51,8 @@ def fit_series(
     *,
     method: str = "window",
     budget: float | str | None = None,
-    seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    progress: bool = False,
-    checkpoint_dir: str | Path | None = None,
-    resume: bool = False,
-    trainer_kwargs: Mapping[str, Any] | None = None,
+    **fitting: Any,
 ) -> SeriesModel:
     """Fit a method on series.
 
@@ -66,12 +61,8 @@ def fit_series(
         prediction_length: Steps H of a forecast.
         method: "window" or "timegrad".
         budget: Training time at most: seconds or a text such as "5min".
-        seed: Seed.
         options: Options of the method.
-        progress: Show a progress bar.
-        checkpoint_dir: Folder for a checkpoint; None writes none.
-        resume: Go on from the checkpoint that is there.
-        trainer_kwargs: Further arguments of Lightning's `Trainer`.
+        fitting: Further arguments of `SeriesModel.fit`: the seed, progress, checkpoints, ...
 
     Raises:
         ConfigError: if an option is impossible.
@@ -79,15 +70,7 @@ def fit_series(
     """
     model = make_model(method, prediction_length, series.freq, options)
     check_training(series, model.horizon)
-    return model.fit(
-        series,
-        budget=None if budget is None else seconds(budget),
-        seed=seed,
-        progress=progress,
-        checkpoint_dir=checkpoint_dir,
-        resume=resume,
-        trainer_kwargs=trainer_kwargs,
-    )
+    return model.fit(series, budget=None if budget is None else seconds(budget), **fitting)
 
 
 def check_training(series: SeriesSet, horizon: int) -> None:

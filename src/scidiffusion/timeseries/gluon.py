@@ -18,7 +18,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import pandas as pd
 import torch
 from gluonts.core.component import validated
 from gluonts.dataset.common import Dataset
@@ -26,7 +25,7 @@ from gluonts.dataset.field_names import FieldName
 from gluonts.model.forecast import SampleForecast
 from gluonts.torch.model.estimator import PyTorchLightningEstimator, TrainOutput
 from gluonts.torch.model.predictor import PyTorchPredictor
-from gluonts.transform import Chain, Identity, Transformation
+from gluonts.transform import Chain, Transformation
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -34,9 +33,10 @@ from torch import nn
 
 from scidiffusion._files import write_atomic
 from scidiffusion.durations import seconds
-from scidiffusion.errors import ConfigError, DataError, ModelFileError
+from scidiffusion.errors import ConfigError, ModelFileError
 from scidiffusion.estimator import check_seed
-from scidiffusion.timeseries.fitting import check_training, make_model
+from scidiffusion.timeseries.entries import series_of
+from scidiffusion.timeseries.fitting import fit_series, make_model
 from scidiffusion.timeseries.frequency import normalise_freq, quiet_business_days
 from scidiffusion.timeseries.model import SeriesModel
 from scidiffusion.timeseries.series import Series, SeriesSet
@@ -109,7 +109,7 @@ class DiffusionPredictor(PyTorchPredictor):
         if random_state is None:
             random_state = int(torch.randint(2**62, ()))
         options: dict[str, Any] = {
-            "num_samples": num_samples or network.num_samples,
+            "num_samples": network.num_samples if num_samples is None else num_samples,
             "num_steps": num_steps,
             "seed": check_seed(random_state),
         }
@@ -241,8 +241,9 @@ class DiffusionEstimator(PyTorchLightningEstimator):
         make_model(method, prediction_length, self.freq, self.options)
 
     def create_transformation(self) -> Transformation:
-        """Targets as numbers; everything else is read by `series_of`."""
-        return Chain([Identity()])
+        """Nothing: entries are read by `scidiffusion.timeseries.entries.series_of`."""
+        # GluonTS cannot serialise its own Identity.
+        return Chain([])
 
     def train_model(
         self,
@@ -279,13 +280,14 @@ class DiffusionEstimator(PyTorchLightningEstimator):
         seed = self.random_state
         if seed is None:
             seed = int(torch.randint(2**62, ()))
-        model = make_model(self.method, self.prediction_length, self.freq, self.options)
-        check_training(series, model.horizon)
         keeper = _KeepTrainer()
         given = dict(self.trainer_kwargs)
         given["callbacks"] = [*(given.get("callbacks") or []), keeper]
-        model.fit(
+        model = fit_series(
             series,
+            self.prediction_length,
+            method=self.method,
+            options=self.options,
             validation=validation,
             start=None if from_predictor is None else from_predictor.network.denoiser.state_dict(),
             budget=self.budget,
@@ -344,95 +346,6 @@ class _KeepTrainer(pl.Callback):
         self.trainer = trainer
 
 
-def series_of(entry: dict[str, Any], freq: str, counts: Sequence[int], number: int = 0) -> Series:
-    """Turn an entry of a GluonTS dataset into a `Series`.
-
-    Args:
-        entry: Has `target` and `start`, and features where `counts` asks for them.
-        freq: Normalised frequency that it must have.
-        counts: Rows of dynamic, past, static real and static class features to read.
-        number: Place of the entry, for messages where it has no `item_id`.
-
-    Raises:
-        DataError: if a field is missing, short, or of another frequency; the message names entry
-            and field.
-    """
-    name = str(entry.get(FieldName.ITEM_ID, number))
-    start = entry[FieldName.START]
-    with quiet_business_days():
-        if not isinstance(start, pd.Period):
-            start = pd.Period(start, freq=freq)
-        if normalise_freq(start.freqstr) != freq:
-            raise DataError(
-                f"entry {name!r} has the frequency {start.freqstr!r}, but the estimator {freq!r}; "
-                "resample the data, or give its own freq"
-            )
-        # The same periods under one spelling: GluonTS keeps whatever the file said.
-        start = pd.Period(start.to_timestamp(), freq=freq)
-    fields = ("feat_dynamic_real", "past_feat_dynamic_real", "feat_static_real", "feat_static_cat")
-    found: list[np.ndarray] = []
-    for field, count in zip(fields, counts, strict=True):
-        value = np.asarray(entry[field], dtype=np.float64) if count and field in entry else None
-        if count and (value is None or len(value) < count):
-            have = 0 if value is None else len(value)
-            raise DataError(f"entry {name!r} has {have} rows of {field}, but {count} are used")
-        found.append(np.empty(0) if value is None else value[:count])
-    return Series(
-        np.atleast_2d(np.asarray(entry[FieldName.TARGET], dtype=np.float64)),
-        start,
-        item_id=name,
-        known=found[0],
-        past=found[1],
-        static_real=found[2],
-        static_cat=found[3].astype(np.int64),
-    )
-
-
-def group_series(dataset: Iterable[dict[str, Any]], windows: int = 1) -> list[dict[str, Any]]:
-    """Join univariate entries into multivariate ones, missing where a series has no value.
-
-    GluonTS's `MultivariateGrouper` fills what does not line up with the mean or 0; here it is NaN,
-    which the forecaster takes for what it is.
-
-    Args:
-        dataset: Entries, in a test set window by window, every window with all series.
-        windows: Number of windows.
-
-    Returns:
-        One entry a window, its target (D, T).
-
-    Raises:
-        DataError: if the entries do not divide into windows, or frequencies or grids differ.
-    """
-    entries = list(dataset)
-    if not entries or len(entries) % windows:
-        raise DataError(f"{len(entries)} entries do not divide into {windows} windows")
-    size = len(entries) // windows
-    grouped = []
-    for first in range(0, len(entries), size):
-        part = entries[first : first + size]
-        if len({entry[FieldName.START].freqstr for entry in part}) > 1:
-            raise DataError("the entries of a window have different frequencies")
-        with quiet_business_days():
-            start = min(entry[FieldName.START] for entry in part)
-            # Differences are counted in single steps, also of a multiple such as "2h".
-            steps = [divmod((entry[FieldName.START] - start).n, start.freq.n) for entry in part]
-        if any(rest for _, rest in steps):
-            raise DataError(
-                f"the entries of a window do not start on one grid of {start.freqstr!r} steps"
-            )
-        offsets = [offset for offset, _ in steps]
-        ends = [
-            offset + len(entry[FieldName.TARGET])
-            for offset, entry in zip(offsets, part, strict=True)
-        ]
-        target = np.full((size, max(ends)), np.nan)
-        for row, (offset, entry) in enumerate(zip(offsets, part, strict=True)):
-            target[row, offset : ends[row]] = entry[FieldName.TARGET]
-        grouped.append({FieldName.TARGET: target, FieldName.START: start})
-    return grouped
-
-
 def _plain(value: Any) -> Any:
     """Return JSON-like values: GluonTS's encoder and pydantic copy what they are given."""
     if isinstance(value, dict):
@@ -442,4 +355,4 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-__all__ = ["DiffusionEstimator", "DiffusionPredictor", "group_series", "series_of"]
+__all__ = ["DiffusionEstimator", "DiffusionPredictor"]

@@ -135,6 +135,7 @@ def score_forecasts(
     train: Sequence[ArrayLike] | None = None,
     season: int = 1,
     seed: int = 0,
+    paired: bool = False,
 ) -> ForecastScores:
     """Compute every figure of one forecaster.
 
@@ -146,6 +147,7 @@ def score_forecasts(
             the energy and variogram scores. Window n is of item n modulo their number.
         season: Steps of a season, for MASE.
         seed: Seed of the randomised PIT values.
+        paired: Whether samples 2k and 2k + 1 come from opposite noise; see `fair_crps_cells`.
 
     Returns:
         The figures.
@@ -169,8 +171,8 @@ def score_forecasts(
         "coverage_50": _share_between(truth, quantiles, 0.25, 0.75),
         "coverage_90": _share_between(truth, quantiles, 0.05, 0.95),
     }
-    if count > 1:
-        figures["fair_crps"] = fair_crps(truth, paths)
+    if count > (2 if paired else 1):
+        figures["fair_crps"] = fair_crps(truth, paths, paired=paired)
     if train is not None:
         figures["mase"] = mase(truth, paths, train, season)
     if dim > 1:

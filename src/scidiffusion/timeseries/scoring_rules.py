@@ -39,6 +39,7 @@ __all__ = [
     "crps_sum",
     "energy_score",
     "fair_crps",
+    "fair_crps_cells",
     "mase",
     "normalised_deviation",
     "nrmse",
@@ -207,7 +208,7 @@ def nrmse(observed: ArrayLike, samples: ArrayLike) -> float:
     return _ratio(np.sqrt(np.square(error).mean()), np.abs(truth[seen]).mean())
 
 
-def fair_crps(observed: ArrayLike, samples: ArrayLike) -> float:
+def fair_crps(observed: ArrayLike, samples: ArrayLike, *, paired: bool = False) -> float:
     """Unbiased estimate of the CRPS in the unit of the data, E|X - y| - E|X - X'| / 2.
 
     Its expectation does not depend on the number of samples (Ferro 2014, eq. 7).
@@ -215,25 +216,48 @@ def fair_crps(observed: ArrayLike, samples: ArrayLike) -> float:
     Args:
         observed: (N, H, D) observations, NaN where missing.
         samples: (N, S, H, D) sample paths, S >= 2.
+        paired: See `fair_crps_cells`.
 
     Returns:
         The mean over all observations; below 0 at times, by chance.
 
     Raises:
-        DataError: if there is one sample only.
+        DataError: if there are too few samples.
     """
     truth, paths = checked_pair(observed, samples)
-    count = paths.shape[1]
-    if count < 2:
-        raise DataError("fair_crps needs two samples a window at least, got 1")
-    # Sorted, the mean distance of all pairs is a weighted sum of S terms.
-    weights = (2 * np.arange(1, count + 1) - count - 1) / (count * (count - 1))
-    scores = np.empty_like(truth)
-    for window, (y, x) in enumerate(zip(truth, paths, strict=True)):
-        spread = np.tensordot(weights, np.sort(x, axis=0), axes=1)
-        scores[window] = np.abs(x - y).mean(axis=0) - spread
+    scores = fair_crps_cells(truth, paths, paired=paired)
     seen = np.isfinite(truth)
     return float(scores[seen].mean()) if seen.any() else math.nan
+
+
+def fair_crps_cells(truth: Array, paths: Array, *, paired: bool = False) -> Array:
+    """`fair_crps` of every cell (N, ...), of paths (N, S, ...).
+
+    Args:
+        truth: (N, ...) observations.
+        paths: (N, S, ...) sample paths.
+        paired: Whether paths 2k and 2k + 1 come from opposite noise. They lie farther apart than
+            independent ones, and are not compared with each other.
+
+    Raises:
+        DataError: if there is no pair of independent paths.
+    """
+    count, partners = paths.shape[1], paths.shape[1] // 2 if paired else 0
+    pairs = count * (count - 1) / 2 - partners
+    if pairs < 1:
+        raise DataError(
+            f"fair_crps needs two independent samples a window at least, got {count}"
+            + (" from opposite noise" if paired else "")
+        )
+    # Sorted, the distances of all pairs add up to a weighted sum of S terms.
+    weights = 2 * np.arange(1, count + 1) - count - 1.0
+    scores = np.empty_like(truth)
+    for window, (y, x) in enumerate(zip(truth, paths, strict=True)):
+        distance = np.tensordot(weights, np.sort(x, axis=0), axes=1)
+        twice = 2 * partners
+        distance = distance - np.abs(x[0:twice:2] - x[1:twice:2]).sum(axis=0)
+        scores[window] = np.abs(x - y).mean(axis=0) - 0.5 * distance / pairs
+    return scores
 
 
 def energy_score(

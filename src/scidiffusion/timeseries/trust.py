@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.timeseries.denoiser import Context
 from scidiffusion.timeseries.drawing import walk
 from scidiffusion.timeseries.masks import random_mask
+from scidiffusion.timeseries.scoring_rules import fair_crps_cells
 from scidiffusion.timeseries.splits import WindowRows
 
 if TYPE_CHECKING:
@@ -111,46 +113,27 @@ def _choose(
     # With many series every factor costs seconds, and with gaps tens of them.
     few = name == "gap_shrinkage" and model.dim > BLOCK // 8
     factors = FACTORS[::2] if few else FACTORS
-    losses = {factor: torch.zeros(2, dtype=torch.float64) for factor in factors}
+    losses = {factor: np.zeros(2) for factor in factors}
     for trial in trials:
         noise = KeyedNoise(seed, start=trial.start * PATHS, stream=("trust",))
         for factor in factors:
             buffer.fill_(factor)
             drawn = walk(model, trial.context, num_samples=PATHS, num_steps=None, noise=noise)
-            paths = trial.context.frame.value(drawn).double() * trial.spread[:, None]
-            error = crps(trial.truth, paths, paired=paired) * trial.judged
-            total = torch.zeros((), dtype=torch.float64)
+            values = trial.context.frame.value(drawn).double() * trial.spread[:, None]
+            paths, truth, judged = (
+                part.cpu().numpy() for part in (values, trial.truth, trial.judged)
+            )
+            error = fair_crps_cells(truth, paths, paired=paired)
+            losses[factor][0] += error[judged].sum()
             if model.dim > 1:
-                total = crps(trial.truth.sum(1), paths.sum(2), paired=paired)
-                total = (total * trial.judged.all(1)).sum().cpu()
-            losses[factor] += torch.stack([error.sum().cpu(), total])
+                error = fair_crps_cells(truth.sum(1), paths.sum(2), paired=paired)
+                losses[factor][1] += error[judged.all(1)].sum()
     floor = losses[0.0]
     # A part without a cell to judge has no say.
     counted = floor > 0
     relative = {
-        factor: float((loss[counted] / floor[counted]).mean()) if bool(counted.any()) else 1.0
+        factor: float((loss[counted] / floor[counted]).mean()) if counted.any() else 1.0
         for factor, loss in losses.items()
     }
     buffer.fill_(min(relative, key=relative.__getitem__))
     return relative
-
-
-def crps(truth: Tensor, paths: Tensor, *, paired: bool = False) -> Tensor:
-    """Return the fair CRPS of paths (B, S, ...) about truth (B, ...) (Ferro 2014, eq. 8).
-
-    Args:
-        truth: (B, ...).
-        paths: (B, S, ...), S >= 2.
-        paired: Whether paths 2k and 2k + 1 (S even, >= 4) come from opposite noise. They lie
-            farther apart than independent ones and are not compared with each other.
-    """
-    count = paths.shape[1]
-    ordered = paths.sort(1).values
-    rank = torch.arange(1, count + 1, device=paths.device, dtype=paths.dtype)
-    weight = (2 * rank - count - 1).view(1, count, *([1] * (paths.ndim - 2)))
-    distance, pairs = (weight * ordered).sum(1), count * (count - 1) / 2
-    if paired:
-        distance = distance - (paths[:, 0::2] - paths[:, 1::2]).abs().sum(1)
-        pairs -= count / 2
-    spread = distance / pairs
-    return (paths - truth[:, None]).abs().mean(1) - 0.5 * spread
