@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -39,6 +41,23 @@ def friendly_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapped
+
+
+@contextmanager
+def resumable(model: Path) -> Iterator[Path]:
+    """Give the folder of a fit's checkpoint, beside the model; remove it once the model is there.
+
+    An interruption says how to go on, and leaves it.
+    """
+    checkpoint = model.with_name(model.name + ".checkpoint")
+    try:
+        yield checkpoint
+    except (KeyboardInterrupt, SystemExit):
+        typer.secho(
+            f"Stopped. The same command with --resume goes on from {checkpoint}.", err=True
+        )
+        raise
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def read_table(path: Path, *, rows: int | None = None, seed: int = 0) -> pd.DataFrame:

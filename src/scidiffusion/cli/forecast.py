@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scidiffusion._files import check_writable_file, write_atomic
-from scidiffusion.cli.common import check_table_path, friendly_errors, read_table, write_table
+from scidiffusion.cli.common import (
+    check_table_path,
+    friendly_errors,
+    read_table,
+    resumable,
+    write_table,
+)
 from scidiffusion.errors import InputError, OutputError, ScidiffusionWarning
 
 if TYPE_CHECKING:
@@ -87,22 +92,26 @@ def fit(
 
     check_writable(model)
     forecaster = _forecaster(
-        horizon, time, item_id, target, known, past, freq, budget, max_steps, method, joint,
+        horizon,
+        target=target,
+        known=known,
+        past=past,
+        max_steps=max_steps,
+        time=time,
+        item_id=item_id,
+        freq=freq,
+        budget=budget,
+        method=method,
+        multivariate=joint,
         # A resumed run must have the seed of the run it resumes: without --seed it is 0.
-        0 if seed is None else seed, device, quiet,
-    )  # fmt: skip
+        random_state=0 if seed is None else seed,
+        device=device,
+        progress=not quiet,
+    )
     frame = read_table(data)
-    checkpoint = model.with_name(model.name + ".checkpoint")
-    try:
-        with _notices():
-            forecaster.fit(frame, checkpoint_dir=checkpoint, resume=resume)
-    except (KeyboardInterrupt, SystemExit):
-        typer.secho(
-            f"Stopped. The same command with --resume goes on from {checkpoint}.", err=True
-        )
-        raise
-    forecaster.save(model)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    with resumable(model) as checkpoint, _notices():
+        forecaster.fit(frame, checkpoint_dir=checkpoint, resume=resume)
+        forecaster.save(model)
     result = forecaster.training_
     typer.echo(
         f"Learned {data} (freq {forecaster.freq_}) in {result.seconds:.0f} s "
@@ -189,9 +198,21 @@ def backtest(
     if plot is not None:
         _check_picture(plot)
     forecaster = _forecaster(
-        horizon, time, item_id, target, known, past, freq, budget, max_steps, method, joint,
-        seed, device, quiet,
-    )  # fmt: skip
+        horizon,
+        target=target,
+        known=known,
+        past=past,
+        max_steps=max_steps,
+        time=time,
+        item_id=item_id,
+        freq=freq,
+        budget=budget,
+        method=method,
+        multivariate=joint,
+        random_state=seed,
+        device=device,
+        progress=not quiet,
+    )
     frame = read_table(data)
     with _notices():
         result = forecaster.backtest(
@@ -296,37 +317,23 @@ def _load(model: Path, device: str, quiet: bool) -> DiffusionForecaster:
 
 def _forecaster(
     horizon: int,
-    time: str | None,
-    item_id: str | None,
+    *,
     target: list[str] | None,
     known: list[str] | None,
     past: list[str] | None,
-    freq: str | None,
-    budget: str | None,
     max_steps: int | None,
-    method: str,
-    joint: bool | None,
-    seed: int | None,
-    device: str,
-    quiet: bool,
+    **options: Any,
 ) -> DiffusionForecaster:
+    """Return a forecaster of options as the command line has them."""
     from scidiffusion.timeseries import DiffusionForecaster
 
     return DiffusionForecaster(
         horizon,
-        freq=freq,
-        time=time,
-        item_id=item_id,
         target=target or None,
         known=known or (),
         past=past or (),
-        multivariate=joint,
-        method=method,
-        budget=budget,
         options=None if max_steps is None else {"max_steps": max_steps},
-        device=device,
-        random_state=seed,
-        progress=not quiet,
+        **options,
     )
 
 

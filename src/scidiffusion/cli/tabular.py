@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from scidiffusion.cli.common import (
     check_table_path,
     friendly_errors,
     read_table,
+    resumable,
     write_chunks,
     write_table,
 )
@@ -111,16 +111,9 @@ def fit(
     table = read_table(train, rows=rows, seed=0 if seed is None else seed)
     if public:
         estimator.set_params(public=public_texts(public, table))
-    checkpoint = model.with_name(model.name + ".checkpoint")
-    try:
+    with resumable(model) as checkpoint:
         estimator.fit(table, checkpoint_dir=checkpoint, resume=resume)
-    except (KeyboardInterrupt, SystemExit):
-        typer.secho(
-            f"Stopped. The same command with --resume goes on from {checkpoint}.", err=True
-        )
-        raise
-    estimator.save(model)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+        estimator.save(model)
     result = estimator.training_
     typer.echo(
         f"Learned {len(table):,} rows x {table.shape[1]} columns of {train} in "
