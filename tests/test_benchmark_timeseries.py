@@ -296,7 +296,7 @@ def test_wrong_forecasts_are_refused(modules, data):
 
 
 def test_samples_of_quantiles_have_these_quantiles_and_no_paths(modules):
-    peers, series = modules("_series_peers"), modules("_series_data")
+    peers, series = modules("_series_gluonts"), modules("_series_data")
     levels = series.LEVELS
     quantiles = np.stack([levels, 10 * levels], axis=1)[::-1]
     drawn = peers.from_quantiles(quantiles, levels, 200, np.random.default_rng(0))
@@ -309,7 +309,7 @@ def test_samples_of_quantiles_have_these_quantiles_and_no_paths(modules):
 
 def test_smoothing_goes_on_with_trend_and_season(modules):
     pytest.importorskip("statsmodels")
-    peers = modules("_series_peers")
+    peers = modules("_series_ets")
     steps = np.arange(96.0)
     truth = 50 + 0.5 * steps + 5 * np.sin(2 * np.pi * steps / 12)
     noise = 0.1 * np.random.default_rng(0).normal(size=72)
@@ -322,7 +322,7 @@ def test_smoothing_goes_on_with_trend_and_season(modules):
 
 
 def test_failed_fits_are_counted_and_replaced(modules, data, monkeypatch):
-    peers = modules("_series_peers")
+    peers = modules("_series_ets")
 
     def fail(history, season, budget):
         raise ValueError("singular")
@@ -382,7 +382,8 @@ def test_a_model_that_fails_is_recorded_and_the_others_go_on(
     # The worker has a process of its own, where there is no such model.
     broken = peers.Model("broken", peers.MODELS["gaussian_walk"].run)
     models = {"broken": broken} | peers.MODELS
-    monkeypatch.setattr(script, "MODELS", models)
+    for module in (script, modules("_series_rendering")):
+        monkeypatch.setattr(module, "MODELS", models)
     out, kept = tmp_path / "timeseries_single.json", tmp_path / "kept.npz"
     command(
         modules,
