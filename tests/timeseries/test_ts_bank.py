@@ -42,7 +42,6 @@ def test_windows_are_the_right_cells_and_flag_those_outside():
         source, origin = items[int(index[row])], int(end[row])
         for column, step in enumerate(range(origin - 5, origin + 3)):
             inside = 0 <= step < source.length
-            assert bool(window.inside[row, column]) == (0 <= step < source.length + 3)
             assert window.observed[row, :, column].tolist() == [inside] * 2
             if inside:
                 np.testing.assert_allclose(
@@ -50,7 +49,7 @@ def test_windows_are_the_right_cells_and_flag_those_outside():
                 )
             else:
                 assert (window.value[row, :, column] == 0).all()
-            if window.inside[row, column]:
+            if 0 <= step < source.length + 3:
                 stamp = float(window.calendar[row, 0, column])
                 assert stamp == source.start.ordinal - START.ordinal + step
             else:
@@ -60,7 +59,8 @@ def test_windows_are_the_right_cells_and_flag_those_outside():
 def test_every_item_has_room_for_one_horizon_and_not_for_more():
     bank = bank_of(item(4), item(5), horizon=3)
     window = bank.windows(torch.tensor([0]), torch.tensor([4]), 2, 5)
-    assert window.inside[0].tolist() == [True] * 5 + [False] * 2
+    assert (window.calendar[0, 0, 1:5] != 0).all()
+    assert (window.calendar[0, 0, 5:] == 0).all()
     # The next item's first cells, which come next in memory, do not leak in.
     assert not window.observed[0, :, 2:].any()
 

@@ -33,7 +33,6 @@ class Window:
     Args:
         value: (B, D, W) standardised values, 0 where not observed.
         observed: (B, D, W) bool.
-        inside: (B, W) bool, steps that lie in the item or in its horizon.
         known: (B, K, W) covariates known in advance, standardised, 0 outside.
         past: (B, P, W) covariates of the past, likewise.
         past_observed: (B, P, W) bool.
@@ -46,7 +45,6 @@ class Window:
 
     value: Tensor
     observed: Tensor
-    inside: Tensor
     known: Tensor
     past: Tensor
     past_observed: Tensor
@@ -170,7 +168,7 @@ class SeriesBank:
             item: (B,) indices of items.
             end: (B,) origins: the first step that is ahead.
             back: Steps before the origin.
-            ahead: Steps from the origin on; those beyond the item's horizon are not inside.
+            ahead: Steps from the origin on; those beyond the item's horizon are 0.
             series: (D',) which series; default all.
         """
         step = end[:, None] + torch.arange(-back, ahead, device=end.device)
@@ -188,7 +186,6 @@ class SeriesBank:
         return Window(
             take("value"),
             take("observed"),
-            inside,
             take("known"),
             take("past"),
             take("past_observed"),

@@ -42,7 +42,8 @@ class DiffusionForecaster(WindowEstimator):
         multivariate: Whether series are forecast jointly; None: those of a wide frame are, up to
             64 of them.
         method: "window" (about ten network evaluations a forecast) or "timegrad".
-        budget: Training time at most: seconds or a text such as "2min"; None is no limit.
+        budget: Time to train the network at most, to which the choices before and after it add
+            some seconds: seconds or a text such as "2min"; None is no limit.
         num_samples: Paths of a forecast.
         num_steps: Network evaluations of a forecast; None is the method's default.
         options: Further options of the method by name; see

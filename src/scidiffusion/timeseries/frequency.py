@@ -28,7 +28,6 @@ from scidiffusion.errors import ConfigError
 __all__ = [
     "calendar_cycles",
     "calendar_features",
-    "calendar_size",
     "normalise_freq",
     "periods_of",
     "quiet_business_days",
@@ -245,11 +244,6 @@ def calendar_cycles(freq: str) -> dict[str, float]:
     return {name: float(_CYCLES[unit][name] / step) for name in _cycles(freq)}
 
 
-def calendar_size(freq: str) -> int:
-    """Return the number F of features that `calendar_features` has for a frequency."""
-    return 2 * len(_cycles(freq))
-
-
 def calendar_features(index: pd.PeriodIndex) -> NDArray[np.float32]:
     """Return where each step lies in the cycles of the calendar, as sines and cosines.
 
@@ -262,7 +256,7 @@ def calendar_features(index: pd.PeriodIndex) -> NDArray[np.float32]:
         index: T periods of any frequency.
 
     Returns:
-        (F, T) float32 in [-1, 1]; F = `calendar_size` of the frequency.
+        (F, T) float32 in [-1, 1]; two rows a cycle of `calendar_cycles`.
     """
     freq = index.freqstr
     cycles = _cycles(freq)

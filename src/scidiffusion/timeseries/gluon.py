@@ -189,7 +189,8 @@ class DiffusionEstimator(PyTorchLightningEstimator):
         prediction_length: Steps H of a forecast.
         method: "window" (the whole horizon at once, about ten network evaluations) or "timegrad"
             (Rasul et al. 2021, step by step).
-        budget: Training time at most: seconds or a text such as "5min"; None is no limit.
+        budget: Time to train the network at most, to which the choices before and after it add
+            some seconds: seconds or a text such as "5min"; None is no limit.
         num_feat_dynamic_real: Rows of `feat_dynamic_real` to use, known over the horizon.
         num_past_feat_dynamic_real: Rows of `past_feat_dynamic_real` to use.
         num_feat_static_real: Entries of `feat_static_real` to use.
