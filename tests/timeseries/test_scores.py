@@ -359,7 +359,7 @@ def test_what_does_not_fit_is_named():
         figures.variogram_score(observed, samples, last=np.zeros(3))
     with pytest.raises(DataError, match="2 quantile forecasts for 3 levels"):
         weighted_quantile_loss(observed, samples[:, :2], [0.1, 0.5, 0.9])
-    with pytest.raises(DataError, match="two samples"):
+    with pytest.raises(DataError, match="two independent samples"):
         figures.fair_crps(observed, samples[:, :1])
     for call in (
         lambda: figures.coverage(observed, samples, 90),

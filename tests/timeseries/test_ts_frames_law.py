@@ -153,7 +153,6 @@ def window(value, observed=None):
     return Window(
         torch.where(seen, value, 0.0),
         seen,
-        torch.ones(batch, length, dtype=torch.bool),
         empty,
         empty,
         empty.bool(),
