@@ -41,7 +41,7 @@ $(VENV)/.installed-%-$(KEY): | $(PY)
 	@touch $@
 
 .PHONY: demo
-demo: $(call stamp,report)  ## copy a real table and forecast a real series: pictures and scores
+demo: $(call stamp,demo)  ## copy a table, forecast a series, make conformers: pictures and scores
 	$(PY) -m scidiffusion.demo
 
 # The closing line of pytest is the last thing `make test` prints.

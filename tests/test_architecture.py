@@ -21,7 +21,7 @@ PACKAGE = "scidiffusion"
 SOURCE = Path(scidiffusion.__file__).parent
 
 LEAVES = {"errors", "_lazy", "_version", "_files"}
-DOMAINS = {"toy", "tabular", "timeseries"}
+DOMAINS = {"toy", "tabular", "timeseries", "molecules"}
 
 _PARTS = {"samplers", "guidance", "nn"}
 _BELOW_ESTIMATOR = LEAVES | {"core", "training", "metrics"} | _PARTS
@@ -68,8 +68,8 @@ THIRD_PARTY: dict[str, set[str]] = {
 
 # Packages of the extras: imported through `_lazy.require`, or inside the function that needs them.
 EXTRAS = {
+    "ase",
     "diffusers",
-    "e3nn",
     "gluonts",
     "opacus",
     "pyarrow",
@@ -77,11 +77,17 @@ EXTRAS = {
     "rdkit",
     "sdmetrics",
     "statsmodels",
-    "torch_geometric",
+    "tblite",
 }
 
-# Modules whose classes derive from those of an extra; nothing else imports them but at first use.
-ADAPTERS = {"timeseries/gluon.py": {"gluonts"}}
+# Modules and packages that are about an extra's own objects; nothing imports them but at first
+# use, after `_lazy.require`.
+ADAPTERS = {
+    "timeseries/gluon.py": {"gluonts"},
+    "molecules/chem/": {"rdkit"},
+    "molecules/conformer/": {"rdkit"},
+    "molecules/denovo/": {"rdkit"},
+}
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[tuple[str, int]]:
@@ -106,6 +112,11 @@ def _unit_of_name(name: str, units: set[str]) -> str:
     if first == "__version__":
         return "_version"
     return first if first in units else "__init__"
+
+
+def _adapted(path: str) -> set[str]:
+    """The packages of extras that a module may import at its top."""
+    return {name for place, names in ADAPTERS.items() if path.startswith(place) for name in names}
 
 
 def violations(source: Path) -> list[str]:
@@ -133,7 +144,7 @@ def violations(source: Path) -> list[str]:
             elif root not in sys.stdlib_module_names:
                 if unit in THIRD_PARTY and root not in THIRD_PARTY[unit]:
                     found.append(f"{where}: {unit} must not import {root}")
-                elif root in ADAPTERS.get("/".join(path.relative_to(source).parts), set()):
+                elif root in _adapted("/".join(path.relative_to(source).parts)):
                     continue
                 elif root in EXTRAS and line in top_level:
                     found.append(f"{where}: {root} belongs to an extra; import it when needed")

@@ -3,7 +3,8 @@
 Five small roles carry everything: a *schedule* says how much noise there is at time t, a
 *process* how data of one space is noised and denoised, a *denoiser* what the clean data probably
 is, a *sampler* how to walk from noise to data, and *guidance* how to steer. A domain (`tabular`,
-`timeseries`, `toy`) adds an encoding, a network and an estimator with `fit` and `sample`.
+`timeseries`, `molecules`, `toy`) adds an encoding, a network and an estimator with `fit` and
+`sample`.
 
 Importing this package loads nothing heavy; names and submodules are imported at first use.
 """
@@ -18,6 +19,7 @@ from scidiffusion._version import __version__
 if TYPE_CHECKING:
     from scidiffusion import core as core
     from scidiffusion import guidance as guidance
+    from scidiffusion import molecules as molecules
     from scidiffusion import nn as nn
     from scidiffusion import samplers as samplers
     from scidiffusion import tabular as tabular
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from scidiffusion import timeseries as timeseries
     from scidiffusion import toy as toy
     from scidiffusion import training as training
+    from scidiffusion.molecules import ConformerDiffusion as ConformerDiffusion
+    from scidiffusion.molecules import MoleculeDiffusion as MoleculeDiffusion
+    from scidiffusion.molecules import conformers as conformers
     from scidiffusion.tabular import TabularDiffusion as TabularDiffusion
     from scidiffusion.timeseries import DiffusionForecaster as DiffusionForecaster
     from scidiffusion.toy import DensityDiffusion as DensityDiffusion
@@ -32,14 +37,18 @@ else:
     __getattr__, __dir__ = _lazy.attach(
         __name__,
         names={
+            "ConformerDiffusion": "scidiffusion.molecules",
             "DensityDiffusion": "scidiffusion.toy",
             "DiffusionForecaster": "scidiffusion.timeseries",
+            "MoleculeDiffusion": "scidiffusion.molecules",
             "TabularDiffusion": "scidiffusion.tabular",
+            "conformers": "scidiffusion.molecules",
         },
         submodules=(
             "core",
             "errors",
             "guidance",
+            "molecules",
             "nn",
             "samplers",
             "tabular",
@@ -51,13 +60,17 @@ else:
     )
 
 __all__ = [
+    "ConformerDiffusion",
     "DensityDiffusion",
     "DiffusionForecaster",
+    "MoleculeDiffusion",
     "TabularDiffusion",
     "__version__",
+    "conformers",
     "core",
     "errors",
     "guidance",
+    "molecules",
     "nn",
     "samplers",
     "tabular",

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from scidiffusion._version import __version__
+from scidiffusion.cli.conformers import conformers
 from scidiffusion.cli.forecast import forecast
+from scidiffusion.cli.molecules import molecules
 from scidiffusion.cli.tabular import tabular
 
 app = typer.Typer(
@@ -16,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Diffusion models for scientific data: tables, series, molecules.",
 )
+app.command(name="conformers")(conformers)
 app.add_typer(forecast, name="forecast", help="Forecasts and gap filling of series.")
+app.add_typer(molecules, name="molecules", help="New molecules; models of your own.")
 app.add_typer(tabular, name="tabular", help="Synthetic copies of mixed-type tables.")
 
 

@@ -1,0 +1,177 @@
+"""The makers of conformers in the benchmark, and the process in which one of them runs.
+
+    python _molecule_peers.py JOB.json
+
+A model is a function `(smiles, n, seed, **options) -> Mol with up to n conformers`. It is told the
+SMILES alone. One small molecule is made before the clock starts, so that loading is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers import worker
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
+
+OVERSAMPLING = 4
+WARM_UP = "CCO"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Conformers of some molecules by one model.
+
+    Args:
+        model: Its name.
+        molecules: SMILES and number of conformers.
+        out: SDF for the conformers; the record lies beside it, as .json.
+        seed: Of everything random.
+        options: Of our models.
+    """
+
+    model: str
+    molecules: list[tuple[str, int]]
+    out: str
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def etkdg(smiles: str, n: int, seed: int) -> Chem.Mol:
+    """ETKDGv3 (Wang et al. 2020) of RDKit."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    options = rdDistGeom.ETKDGv3()
+    # RDKit multiplies it by the number of the conformer: with 0 they would all be the same.
+    options.randomSeed = seed + 1
+    options.numThreads = 1
+    if not len(rdDistGeom.EmbedMultipleConfs(mol, n, options)):
+        options.useRandomCoords = True
+        rdDistGeom.EmbedMultipleConfs(mol, n, options)
+    return mol
+
+
+def etkdg_mmff(smiles: str, n: int, seed: int) -> Chem.Mol:
+    """ETKDGv3, and MMFF94 to convergence where it has parameters."""
+    mol = etkdg(smiles, n, seed)
+    if mol.GetNumConformers() and rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=1, maxIters=500)
+    return mol
+
+
+def pick(smiles: str, n: int, seed: int) -> Chem.Mol:
+    """The n of 4 n conformers of `etkdg_mmff` that are farthest apart, the lowest one first."""
+    mol = etkdg(smiles, OVERSAMPLING * n, seed)
+    energies = np.zeros(mol.GetNumConformers())
+    if len(energies) and rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+        results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=1, maxIters=500)
+        energies = np.array([energy for _, energy in results])
+    if len(energies) <= n:
+        return mol
+    bare = Chem.RemoveHs(mol)
+    identifiers = [conformer.GetId() for conformer in mol.GetConformers()]
+    chosen = [int(energies.argmin())]
+    nearest = np.full(len(energies), np.inf)
+    while len(chosen) < n:
+        last = identifiers[chosen[-1]]
+        for index, identifier in enumerate(identifiers):
+            if index not in chosen:
+                rmsd = rdMolAlign.GetBestRMS(bare, bare, identifier, last, maxMatches=100)
+                nearest[index] = min(nearest[index], rmsd)
+        nearest[chosen] = -np.inf
+        chosen.append(int(nearest.argmax()))
+    out = Chem.Mol(mol)
+    out.RemoveAllConformers()
+    for index in chosen:
+        out.AddConformer(mol.GetConformer(identifiers[index]), assignId=True)
+    return out
+
+
+def ours(smiles: str, n: int, seed: int, **options: Any) -> Chem.Mol:
+    """This project's conformers, with the weights that it comes with."""
+    from scidiffusion.molecules import conformers
+
+    return conformers(smiles, n, seed=seed, **options)
+
+
+MODELS: dict[str, Callable[..., Chem.Mol]] = {
+    "ours": ours,
+    "ours-noise": ours,
+    "etkdg": etkdg,
+    "etkdg-mmff": etkdg_mmff,
+    "pick": pick,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ours-noise": {"start": "noise"},
+}
+"""What the name of a model stands for, beside the options of the command line."""
+LABELS = {
+    "ours": "ours",
+    "ours-noise": "ours, from noise",
+    "etkdg": "ETKDGv3",
+    "etkdg-mmff": "ETKDGv3 + MMFF94",
+    "pick": "4x ETKDGv3 + MMFF94, farthest-point pick",
+}
+
+
+def perform(job: Job) -> dict[str, Any]:
+    """Make the conformers and write them; return the costs."""
+    make = MODELS[job.model]
+    options = OPTIONS.get(job.model, {}) | job.options
+    make(WARM_UP, 2, job.seed, **options)
+    cpu = wall = 0.0
+    made = 0
+    failures = {}
+    writer = Chem.SDWriter(job.out)
+    for smiles, n in job.molecules:
+        begin = (time.process_time(), time.perf_counter())
+        try:
+            mol = make(smiles, n, job.seed, **options)
+        except (ValueError, RuntimeError) as error:
+            failures[smiles] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            mol = None
+        cpu += time.process_time() - begin[0]
+        wall += time.perf_counter() - begin[1]
+        if mol is None:
+            continue
+        mol = Chem.Mol(mol)
+        for conformer in mol.GetConformers():
+            mol.SetProp("smiles", smiles)
+            writer.write(mol, confId=conformer.GetId())
+            made += 1
+    writer.close()
+    record: dict[str, Any] = {
+        "conformers": made,
+        "cpu_seconds": cpu,
+        "seconds": wall,
+        "cpu_ms_per_conformer": 1000 * cpu / max(made, 1),
+        "peak_mib": worker._peak_mib(),
+    }
+    return record | ({"failures": failures} if failures else {})
+
+
+def main() -> None:
+    """Do the job of the command line; its record, or the reason for none, lies beside `out`."""
+    job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    warnings.simplefilter("ignore")
+    try:
+        with rdBase.BlockLogs():
+            record = perform(job)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        record = {"failed": reason[:300]}
+        # The whole story is for whoever looks into the log.
+        traceback.print_exc()
+    Path(job.out).with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

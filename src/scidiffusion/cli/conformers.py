@@ -1,0 +1,171 @@
+"""The command `scidiffusion conformers`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scidiffusion._files import check_writable_file
+from scidiffusion._lazy import require
+from scidiffusion.cli.common import friendly_errors
+from scidiffusion.errors import ConfigError, InputError, OutputError
+
+if TYPE_CHECKING:
+    from rdkit import Chem
+
+    from scidiffusion.molecules.conformer.many import Job, Made
+
+FAILED = 1
+"""Exit status where some of the molecules of a file failed."""
+WRITTEN = (".sdf", ".sdf.gz", ".xyz", ".html", ".png")
+READ = (".smi", ".csv", ".sdf", ".sdf.gz")
+
+
+@friendly_errors
+def conformers(
+    molecules: Annotated[
+        str,
+        typer.Argument(
+            metavar="SMILES|FILE",
+            help="SMILES, or a file: .smi, .csv (columns smiles and, if need be, n), .sdf[.gz].",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Where to: .sdf[.gz], .xyz, .html or .png.")
+    ],
+    n: Annotated[int, typer.Option("-n", help="Conformers of each molecule.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    energy: Annotated[str, typer.Option(help="Energies: mmff, gfn2 or none.")] = "mmff",
+    temperature: Annotated[
+        float, typer.Option(help="Of the Boltzmann weights, in kelvin.")
+    ] = 298.15,
+    prune: Annotated[
+        float | None,
+        typer.Option(help="Leave out conformers nearer than this to a lower one, in Angstrom."),
+    ] = None,
+    start: Annotated[str, typer.Option(help="etkdg, or noise: from the graph alone.")] = "etkdg",
+    steps: Annotated[
+        int | None, typer.Option(help="Network evaluations a conformer; default 4, from noise 20.")
+    ] = None,
+    oversample: Annotated[
+        int, typer.Option(help="Starts made for each conformer; the most different are used.")
+    ] = 4,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds for the starts of one molecule.")
+    ] = None,
+    allow_fragments: Annotated[
+        bool, typer.Option("--allow-fragments", help="Accept salts and other mixtures.")
+    ] = False,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a model of your own; see `molecules fit`.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Make 3D conformers: SMILES in, SDF out."""
+    _check_output(output)
+    if n < 1:
+        raise ConfigError(f"-n must be 1 or more conformers, got {n}")
+    require("rdkit", "molecules")
+    from scidiffusion.molecules.chem.files import write_sdf
+    from scidiffusion.molecules.conformer.many import conformers_of_many
+
+    work, made = _jobs(molecules, n)
+
+    def results() -> Iterator[Chem.Mol]:
+        found = conformers_of_many(
+            work,
+            seed=seed,
+            workers=min(jobs, len(work)) if jobs > 0 else jobs,
+            model=model,
+            device=device,
+            energy=None if energy == "none" else energy,
+            temperature=temperature,
+            prune=prune,
+            start=start,
+            steps=steps,
+            oversample=oversample,
+            time_limit=time_limit,
+            allow_fragments=allow_fragments,
+        )
+        with typer.progressbar(
+            found, length=len(work), label="conformers", file=sys.stderr, hidden=quiet
+        ) as bar:
+            for one in bar:
+                made.append(one)
+                if one.molecule is not None:
+                    yield one.molecule
+        if all(one.molecule is None for one in made):
+            raise InputError(made[0].problem if len(made) == 1 else _failures(made))
+
+    if output.name.endswith((".sdf", ".sdf.gz")):
+        write_sdf(output, results())
+    else:
+        _write_other(output, list(results()))
+    _report(made, output)
+
+
+def _check_output(output: Path) -> None:
+    if not output.name.endswith(WRITTEN):
+        raise OutputError(f"cannot write {output}: the name must end in {', '.join(WRITTEN)}")
+    check_writable_file(output)
+
+
+def _jobs(text: str, n: int) -> tuple[list[Job], list[Made]]:
+    """What to make: the SMILES, or the molecules of the file; and what cannot be read of it."""
+    from scidiffusion.errors import ScidiffusionWarning
+    from scidiffusion.molecules.chem.files import read_molecules
+    from scidiffusion.molecules.conformer.many import Job, Made
+
+    if not text.endswith(READ):
+        return [Job(text, text, n)], []
+    with warnings.catch_warnings():
+        # What is skipped is reported at the end, with what fails later.
+        warnings.simplefilter("ignore", ScidiffusionWarning)
+        records = read_molecules(text, on_error="skip")
+    what = "record" if text.endswith((".sdf", ".sdf.gz")) else "line"
+    skipped = [Made("", None, f"{what} {one.number}: {one.reason}") for one in records.skipped]
+    return [Job(one.smiles, one.molecule, one.n or n) for one in records], skipped
+
+
+def _write_other(output: Path, molecules: list[Chem.Mol]) -> None:
+    from scidiffusion.molecules.chem.pictures import draw_conformers
+    from scidiffusion.molecules.chem.viewer import write_html
+    from scidiffusion.molecules.chem.xyz import write_xyz
+
+    if output.suffix == ".xyz":
+        write_xyz(output, molecules)
+    elif output.suffix == ".html":
+        write_html(output, molecules)
+    elif len(molecules) > 1:
+        raise InputError("a .png shows one molecule; use .html for several")
+    else:
+        draw_conformers(molecules[0], output)
+
+
+def _report(made: list[Made], output: Path) -> None:
+    """Say what was written, noted and not made; exit with `FAILED` where something failed."""
+    for one in made:
+        for note in one.notes:
+            typer.secho(f"Note: {note}", fg=typer.colors.YELLOW, err=True)
+    good = [one.molecule for one in made if one.molecule is not None]
+    count = sum(molecule.GetNumConformers() for molecule in good)
+    typer.echo(f"{count} conformers of {len(good)} molecules written to {output}")
+    if len(good) < len(made):
+        typer.secho(_failures(made), fg=typer.colors.RED, err=True)
+        raise typer.Exit(FAILED)
+
+
+def _failures(made: list[Made]) -> str:
+    failed = [one for one in made if one.molecule is None]
+    lines = [f"{len(failed)} of {len(made)} molecules failed:"]
+    lines += [f"  {one.problem}" for one in failed[:10]]
+    if len(failed) > 10:
+        lines.append(f"  and {len(failed) - 10} more")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Chemistry by RDKit, without learning: SMILES, stereo, geometries, checks, energies, files."""

@@ -1,0 +1,1 @@
+"""Conformers: graph features, the equivariant network, refinement by diffusion, the estimator."""

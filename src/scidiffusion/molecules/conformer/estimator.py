@@ -1,0 +1,320 @@
+"""`ConformerDiffusion`: learn conformers from ensembles, make those of any molecule.
+
+`scidiffusion.molecules.conformers` is this estimator with the weights that the package brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from rdkit import Chem
+from torch import Tensor
+
+from scidiffusion.durations import seconds
+from scidiffusion.errors import ConfigError, DataError
+from scidiffusion.estimator import (
+    GenerativeEstimator,
+    check_seed,
+    native_bf16,
+    resolve_device,
+    split_rows,
+)
+from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
+from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser
+from scidiffusion.molecules.conformer.generate import Request, generate
+from scidiffusion.molecules.conformer.graph import MolGraph
+from scidiffusion.molecules.conformer.network import ConformerNetwork, NetworkSize
+from scidiffusion.molecules.conformer.pairs import ConformerPairs, pairs_of
+from scidiffusion.persistence import SavedModel, check_version
+
+VERSION = 1
+"""Version of what `save` writes of the network and its features."""
+
+
+class ConformerDiffusion(GenerativeEstimator):
+    """Learn to make conformers; see the module.
+
+    Args:
+        width: Scalars of an atom in the network.
+        pair_width: Scalars of a pair of atoms.
+        vectors: Vectors of an atom.
+        layers: Layers.
+        sigma_start: Noise level, in Angstrom, at which refinement begins.
+        max_steps: Training steps at most.
+        lr: Peak learning rate.
+        ema_decay: Decay of the average of the weights.
+        bundle_pairs: Pairs of atoms of a training step; 12,000 are 30 molecules of 20 atoms.
+        validation_fraction: Share of the molecules that is held out, in [0, 0.5].
+        patience: Evaluations without improvement before training stops; None never stops.
+        budget: Training time at most: seconds or a text such as "20min"; None is no limit.
+        precision: "auto", "float32" or "bf16", of the training.
+        device: "auto", "cpu" or "cuda".
+        random_state: Seed of everything random; None takes a fresh one.
+        progress: Show progress bars.
+
+    Attributes:
+        seed_: The seed that was used.
+        denoiser_: The fitted denoiser.
+        training_: `scidiffusion.training.TrainResult` of the fit; not saved.
+    """
+
+    denoiser_: ConformerDenoiser
+
+    def __init__(
+        self,
+        *,
+        width: int = 128,
+        pair_width: int = 64,
+        vectors: int = 16,
+        layers: int = 5,
+        sigma_start: float = 0.05,
+        max_steps: int = 20_000,
+        lr: float = 1.5e-3,
+        ema_decay: float = 0.999,
+        bundle_pairs: int = 12_000,
+        validation_fraction: float = 0.05,
+        patience: int | None = 20,
+        budget: float | str | None = None,
+        precision: str = "auto",
+        device: str = "auto",
+        random_state: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.width = width
+        self.pair_width = pair_width
+        self.vectors = vectors
+        self.layers = layers
+        self.sigma_start = sigma_start
+        self.max_steps = max_steps
+        self.lr = lr
+        self.ema_decay = ema_decay
+        self.bundle_pairs = bundle_pairs
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.budget = budget
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+        self.progress = progress
+
+    # -- fitting ---------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Sequence[Chem.Mol | ConformerPairs],
+        y: Any = None,
+        *,
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
+        start: ConformerDiffusion | None = None,
+    ) -> Self:
+        """Learn from ensembles of conformers.
+
+        Args:
+            X: Molecules with explicit hydrogens whose conformers are what is to be made, such as
+                minima of a quantum-chemical method; their starts are made by MMFF94. Or pairs of
+                starts and minima.
+            y: Not used.
+            checkpoint_dir: Folder for a checkpoint; None writes none.
+            resume: Go on from the checkpoint that is there.
+            start: A fitted estimator of the same sizes whose weights are the first ones.
+
+        Raises:
+            DataError: if there are fewer than 10 molecules that can be used.
+            ConfigError: if an option is out of range, or `start` is of other sizes.
+        """
+        from scidiffusion.molecules.conformer.objective import ConformerLoss
+        from scidiffusion.training import TrainConfig, train
+
+        seed, device = check_seed(self.random_state), resolve_device(self.device)
+        if self.precision not in ("auto", "float32", "bf16"):
+            raise ConfigError(
+                f"precision must be 'auto', 'float32' or 'bf16', got {self.precision!r}"
+            )
+        bf16 = self.precision == "bf16" or (self.precision == "auto" and native_bf16(device))
+        config = TrainConfig(
+            max_steps=self.max_steps,
+            batch_size=1,
+            lr=self.lr,
+            weight_decay=1e-2,
+            ema_decay=self.ema_decay,
+            decay_start=0.3,
+            patience=self.patience,
+            anneal=0.25,
+            precision="bf16" if bf16 else "float32",
+            validate_every=max(1, min(500, self.max_steps // 4)),
+            validation_draws=50,
+            budget=None if self.budget is None else seconds(self.budget),
+            seed=seed,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            progress=self.progress,
+        )
+        molecules = [bank_molecule(one) for one in _pairs(X)]
+        if len(molecules) < 10:
+            raise DataError(
+                f"{len(molecules)} of {len(X)} molecules have conformers to learn from; fitting "
+                "needs 10, better hundreds"
+            )
+        bank = ConformerBank(molecules, pairs=self.bundle_pairs)
+        kept, held = split_rows(len(bank), self.validation_fraction, seed)
+        denoiser = self._build(seed)
+        if start is not None:
+            start._check_fitted()
+            if denoiser.network.size != start.denoiser_.network.size:
+                raise ConfigError(
+                    f"start has a network of {start.denoiser_.network.size}, which is not that "
+                    f"of this estimator, {denoiser.network.size}"
+                )
+            denoiser.load_state_dict(start.denoiser_.state_dict())
+        objective = ConformerLoss(bank, kept, held, sigma_start=self.sigma_start)
+        # A row is a molecule's number; numbers from len(kept) on are held out.
+        rows = torch.arange(len(bank))[:, None]
+        self.training_ = train(
+            denoiser,
+            objective,
+            rows[: len(kept)],
+            validation=(rows[len(kept) :], None) if len(held) else None,
+            config=config,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+        )
+        self.seed_, self._calls = seed, 0
+        self.denoiser_ = denoiser.to(device).eval()
+        return self
+
+    def _build(self, seed: int) -> ConformerDenoiser:
+        size = NetworkSize(self.width, self.pair_width, self.vectors, self.layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return ConformerDenoiser(ConformerNetwork(size))
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def sample(  # type: ignore[override]  # conformers are of a molecule
+        self,
+        molecule: str | Chem.Mol,
+        n: int = 10,
+        *,
+        random_state: int | None = None,
+        start: str = "etkdg",
+        steps: int | None = None,
+        level: float | None = None,
+        sampler: str = "dpmpp_2m",
+        oversample: int = 4,
+        energy: str | None = "mmff",
+        temperature: float = 298.15,
+        prune: float | None = None,
+        time_limit: float | None = None,
+        fixed_core: Mapping[int, Sequence[float]] | None = None,
+        guidance: Callable[[Tensor], Tensor] | None = None,
+        guidance_scale: float = 1.0,
+        target_distances: Mapping[tuple[int, int], float] | None = None,
+        allow_fragments: bool = False,
+    ) -> Chem.Mol:
+        """Make conformers of a molecule.
+
+        Stereocentres and double bonds that are specified come as asked; those that are not are
+        fixed once for the ensemble, and named in a warning and in the property `stereo_chosen`.
+
+        Args:
+            molecule: SMILES, or a molecule; hydrogens are added where they are missing.
+            n: Number of conformers, 1 or more.
+            random_state: Seed; None takes the next of the estimator's own stream.
+            start: "etkdg" refines geometries of RDKit's ETKDG and MMFF94; "noise" begins with
+                nothing but the graph.
+            steps: Network evaluations a conformer; None is 4 for refinement, 20 from noise.
+            level: Noise level, in Angstrom, at which the walk begins; None is `sigma_start` of
+                the fit, .5 with guidance, 20 from noise.
+            sampler: Name of the sampler; see `scidiffusion.samplers.SAMPLERS`.
+            oversample: Starts made for each conformer; the most different ones are refined.
+            energy: "mmff", "gfn2" (needs the extra gfn2) or None.
+            temperature: Of the Boltzmann weights, in K.
+            prune: Remove conformers nearer than this to one of lower energy, in Angstrom of heavy
+                atoms; None keeps n.
+            time_limit: Seconds for making starts; None is no limit.
+            fixed_core: Atom number -> place in Angstrom, of three or more atoms that stay there.
+            guidance: Energy in units of kT to be lowered, a differentiable function of positions
+                (B, N, 3) in Angstrom to (B,).
+            guidance_scale: Its strength.
+            target_distances: (atom, atom) -> distance in Angstrom that is pulled at.
+            allow_fragments: Accept salts and other molecules of several parts.
+
+        Returns:
+            A molecule with explicit hydrogens and n conformers, by rising energy; each carries
+            its energy in kcal/mol, Boltzmann weight and validity, see
+            `scidiffusion.molecules.figures`.
+
+        Raises:
+            DataError: if the SMILES or molecule cannot be used, or no geometry could be made.
+            ConfigError: if an option is out of range.
+        """
+        self._check_fitted()
+        request = Request(
+            n=n,
+            seed=self._next_seed(random_state),
+            start=start,
+            steps=steps,
+            level=level,
+            sampler=sampler,
+            oversample=oversample,
+            energy=energy,
+            temperature=temperature,
+            prune=prune,
+            time_limit=time_limit,
+            fixed_core=dict(fixed_core or {}),
+            guidance=guidance,
+            guidance_scale=guidance_scale,
+            target_distances=dict(target_distances or {}),
+            allow_fragments=allow_fragments,
+        )
+        return generate(self.denoiser_, molecule, request, sigma_start=self.sigma_start)
+
+    # -- persistence -----------------------------------------------------------------------------
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
+        codec = {"version": VERSION, "seed": self.seed_}
+        return {}, dict(self.denoiser_.state_dict()), {"codec.json": codec}
+
+    def _restore(self, saved: SavedModel) -> None:
+        codec = saved.extra["codec.json"]
+        check_version(codec, VERSION, "the network")
+        denoiser = self._build(0)
+        denoiser.load_state_dict({name: value.float() for name, value in saved.tensors.items()})
+        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
+        self.seed_, self._calls = codec["seed"], 0
+
+
+def bank_molecule(pairs: ConformerPairs) -> BankMolecule:
+    """Pairs as the training sees them: centred, each minimum turned onto its start."""
+    from scidiffusion.molecules.conformer.objective import turned_onto
+
+    start, minimum = (torch.from_numpy(value) for value in (pairs.start, pairs.minimum))
+    start = start - start.mean(1, keepdim=True)
+    minimum = minimum - minimum.mean(1, keepdim=True)
+    everything = torch.ones(start.shape[:2], dtype=torch.bool)
+    return BankMolecule(MolGraph.of(pairs.mol), start, turned_onto(minimum, start, everything))
+
+
+def _pairs(X: Sequence[Chem.Mol | ConformerPairs]) -> list[ConformerPairs]:
+    found = []
+    for index, one in enumerate(X):
+        if isinstance(one, ConformerPairs):
+            pairs: ConformerPairs | None = one
+        elif isinstance(one, Chem.Mol):
+            if not one.GetNumConformers():
+                raise DataError(
+                    f"molecule {index} has no conformers to learn from; give molecules with 3D "
+                    "coordinates, as an SDF file holds them"
+                )
+            pairs = pairs_of(one)
+        else:
+            raise DataError(
+                f"molecule {index} is a {type(one).__name__}; fit learns from RDKit molecules "
+                "with conformers, or from ConformerPairs"
+            )
+        if pairs is not None and len(pairs):
+            found.append(pairs)
+    return found

@@ -1,0 +1,149 @@
+r"""What the denoiser of conformers learns from pairs of a start and the minimum reached from it.
+
+    z = x0 + sigma (eps + s (y - x0) / sigma_start),      s in {0, 1}
+
+x0 is a GFN2 minimum, y the force-field minimum that the optimisation began with. Along the
+probability-flow ODE what separates z from x0 shrinks in proportion to sigma, noise and shift
+alike: a walk that begins at y + sigma_start eps sees, at every level, what it was trained on.
+
+The loss is that of EDM (the error of x0 over c_out, squared, a degree of freedom), plus the same
+of the distances between atoms up to three bonds apart: energies are decided by bonds and angles,
+which a mean square over positions hardly feels.
+
+At large sigma the orientation of z is forgotten; the target is turned onto z (Kabsch 1976) so that
+the network need not learn an average over rotations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidiffusion.core.centred import remove_mean
+from scidiffusion.core.objectives import Objective
+from scidiffusion.core.rng import Noise
+from scidiffusion.molecules.conformer.bank import ConformerBank
+from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser, skip_scale
+
+BOND_WEIGHTS = (4.0, 2.0, 0.5)
+"""Weights of distances over one, two and three bonds."""
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """How noise levels are drawn: a mixture of two log-normals, in Angstrom.
+
+    Args:
+        low: Median and log standard deviation of the levels that refinement visits.
+        high: Those of the levels that a walk from pure noise visits.
+        high_share: Share of the latter.
+    """
+
+    low: tuple[float, float] = (0.04, 1.2)
+    high: tuple[float, float] = (1.0, 1.3)
+    high_share: float = 0.12
+
+    def draw(self, like: Tensor, noise: Noise) -> Tensor:
+        """(B,) noise levels for the rows of `like`."""
+        rows = like.new_empty(like.shape[0])
+        far = noise.uniform(rows) < self.high_share
+        unit = noise.normal(rows)
+        low = self.low[0] * torch.exp(self.low[1] * unit)
+        high = self.high[0] * torch.exp(self.high[1] * unit)
+        return torch.where(far, high, low).clamp(0.004, 20.0)
+
+
+class ConformerLoss(Objective):
+    """See the module.
+
+    Args:
+        bank: The molecules.
+        kept: Numbers of the molecules that are trained on; row i of the data is `kept[i]`.
+        held: Numbers of those held out; row len(kept) + i is `held[i]`.
+        sigma_start: Noise level at which refinement begins.
+        shift_share: Share of rows that hold the shift.
+        local_weight: Weight of the distances.
+        levels: How noise levels are drawn.
+    """
+
+    def __init__(
+        self,
+        bank: ConformerBank,
+        kept: Tensor,
+        held: Tensor,
+        *,
+        sigma_start: float,
+        shift_share: float = 0.7,
+        local_weight: float = 1.0,
+        levels: NoiseLevels | None = None,
+    ) -> None:
+        self.parts = bank.part(kept), bank.part(held)
+        self.sigma_start, self.shift_share = sigma_start, shift_share
+        self.local_weight = local_weight
+        self.levels = levels or NoiseLevels()
+
+    def __call__(
+        self, denoiser: Any, x: Any, noise: Noise, cond: Any = None, t: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of every row, (B,): the mean over the bundle that it stands for."""
+        return torch.stack([self.bundle(denoiser, int(row), noise) for row in x.flatten()])
+
+    def bundle(self, denoiser: ConformerDenoiser, row: int, noise: Noise) -> Tensor:
+        """Return the loss of molecules around that of a row."""
+        training = row < len(self.parts[0])
+        bank = self.parts[0] if training else self.parts[1]
+        graph, start, x0 = bank.bundle(row if training else row - len(self.parts[0]), noise)
+        x0 = remove_mean(x0, graph.mask)
+        process = denoiser.process.with_mask(graph.mask)
+        sigma = self.levels.draw(x0, noise)
+        eps = process.draw(x0, noise)
+        shifted = noise.uniform(sigma) < self.shift_share
+        # The start is never farther away than it is.
+        shift = (sigma / self.sigma_start).clamp(max=1.0) * shifted
+        shift = shift[:, None, None] * remove_mean(start - x0, graph.mask)
+        z = x0 + sigma[:, None, None] * eps + shift
+        target = turned_onto(x0, z, graph.mask)
+        time = denoiser.process.schedule.t_of_log_snr(-2 * sigma.double().log())
+        predicted = denoiser(z, time, graph).x0
+        scale = skip_scale(sigma)[:, None, None]
+        error = ((predicted - target) / scale).square().sum((1, 2)) / (3 * graph.mask.sum(1))
+        if self.local_weight:
+            error = error + self.local_weight * local_error(
+                predicted, target, graph.hops, scale[..., 0]
+            )
+        return error.mean()
+
+
+def local_error(predicted: Tensor, target: Tensor, hops: Tensor, scale: Tensor) -> Tensor:
+    """Mean weighted square of errors of distances over up to three bonds, over scale, (B,)."""
+    weight = torch.zeros_like(hops)
+    for hop, value in enumerate(BOND_WEIGHTS, start=1):
+        weight = weight + value * (hops == hop)
+    error = (_distances(predicted) - _distances(target)) / scale[..., None]
+    # Far from the data distances are not what is to be learned first.
+    return (weight * error.square()).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1.0)
+
+
+def _distances(position: Tensor) -> Tensor:
+    difference = position[:, :, None] - position[:, None]
+    return difference.square().sum(-1).add(1e-8).sqrt()
+
+
+@torch.no_grad()
+def turned_onto(mobile: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Rotate centred positions onto others by the proper rotation of least squares.
+
+    Args:
+        mobile: (B, N, 3) centred, padding 0.
+        target: (B, N, 3) likewise.
+        mask: (B, N).
+    """
+    covariance = (mobile * mask[..., None]).transpose(1, 2) @ target
+    left, _, right = torch.linalg.svd(covariance)
+    sign = torch.linalg.det(left @ right).sign()
+    flip = torch.ones_like(left[:, 0])
+    flip[:, 2] = sign
+    return mobile @ (left * flip[:, None]) @ right

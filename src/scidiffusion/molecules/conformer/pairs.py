@@ -1,0 +1,498 @@
+"""Pairs of conformers: a force-field minimum and the quantum-chemical minimum it relaxes to.
+
+The refinement model learns the map from the one geometry to the other. A shard folder holds such
+pairs: `.npz` files of many molecules each, every file written completely or not at all, and
+readable without pickle. A molecule is stored as its isomeric SMILES; its atoms are those of
+`Chem.AddHs(Chem.MolFromSmiles(smiles))`, in that order, which the stored elements and bonds
+confirm on reading.
+
+`pairs_from_sdf` makes pairs from minima alone: the start is what MMFF94 (Halgren, J. Comput.
+Chem. 17, 490, 1996) makes of each minimum. Where the force field leaves the basin, the pair is
+dropped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import multiprocessing
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdForceFieldHelpers, rdMolAlign
+
+from scidiffusion._files import check_writable_parent, write_atomic
+from scidiffusion.errors import DataError, InputError
+
+__all__ = [
+    "ConformerPairs",
+    "Conversion",
+    "load_ensembles",
+    "pairs_from_sdf",
+    "pairs_of",
+    "read_shard",
+    "write_shard",
+]
+
+KCAL_PER_HARTREE = 627.509474
+"""kcal/mol in one hartree, as in the files of the training data."""
+
+_SHARD_SIZE = 256
+"""Molecules in a shard of a converted file."""
+_MATCHES = 500
+"""Numberings of equivalent atoms tried for an RMSD; terminal groups alone can have thousands."""
+_FORMAT = "scidiffusion-conformer-pairs-1"
+
+
+@dataclass(frozen=True)
+class ConformerPairs:
+    """A molecule with n pairs of conformers.
+
+    Args:
+        mol: The molecule, with explicit hydrogens and without conformers; its atoms are in the
+            order of the arrays.
+        start: (n, N, 3) float32, force-field minima, in Angstrom.
+        minimum: (n, N, 3) float32, the minima they relax to, in Angstrom, in a frame of their
+            own (not turned onto the start).
+        energies: (n,) float64, energies of the minima above the lowest one of the molecule, in
+            kcal/mol.
+    """
+
+    mol: Chem.Mol
+    start: np.ndarray
+    minimum: np.ndarray
+    energies: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.energies)
+
+
+def load_ensembles(path: str | os.PathLike[str]) -> list[ConformerPairs]:
+    """Read the pairs of a shard folder.
+
+    Args:
+        path: The folder, as `tools/make_ensembles.py` or `pairs_from_sdf` leave it.
+
+    Returns:
+        One `ConformerPairs` a molecule, in the order of the files' names.
+
+    Raises:
+        DataError: if the folder is missing or has no shards, or a shard is damaged.
+    """
+    folder = Path(path)
+    files = shard_files(folder)
+    if not files:
+        raise DataError(
+            f"{folder} holds no shards (*.npz) of conformer pairs; make some with "
+            "tools/make_ensembles.py or pairs_from_sdf"
+        )
+    return [pairs for file in files for pairs in read_shard(file)]
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The shards of a folder by name, without what a killed process left half written."""
+    return sorted(file for file in folder.glob("*.npz") if not file.name.startswith("."))
+
+
+def write_shard(
+    path: str | os.PathLike[str],
+    molecules: Sequence[ConformerPairs],
+    *,
+    notes: dict[str, Any] | None = None,
+) -> None:
+    """Write one shard, completely or not at all.
+
+    Args:
+        path: The file, ending in `.npz`.
+        molecules: What to write; atoms are renumbered into the order of `template`.
+        notes: Something to keep beside them, as JSON.
+
+    Raises:
+        InputError: if arrays do not fit their molecule, or hydrogens are implicit.
+        OutputError: if the file cannot be written.
+    """
+    ordered = [_ordered(pairs) for pairs in molecules]
+    smiles = [text for text, _ in ordered]
+    molecules = [pairs for _, pairs in ordered]
+    empty = np.zeros((0, 3))
+    arrays = {
+        "format": np.array(_FORMAT),
+        "notes": np.array(json.dumps(notes or {})),
+        "smiles": np.array(smiles, dtype=np.str_),
+        "atoms": np.array([pairs.mol.GetNumAtoms() for pairs in molecules], dtype=np.int64),
+        "conformers": np.array([len(pairs) for pairs in molecules], dtype=np.int64),
+        "numbers": np.concatenate(
+            [np.zeros(0, np.uint8)] + [_numbers(pairs.mol) for pairs in molecules]
+        ),
+        "bonds": np.concatenate(
+            [np.zeros((0, 2), np.int32)] + [_bonds(pairs.mol) for pairs in molecules]
+        ),
+        "positions_start": np.concatenate(
+            [empty] + [pairs.start.reshape(-1, 3) for pairs in molecules]
+        ).astype(np.float32),
+        "positions": np.concatenate(
+            [empty] + [pairs.minimum.reshape(-1, 3) for pairs in molecules]
+        ).astype(np.float32),
+        "energies": np.concatenate([np.zeros(0)] + [pairs.energies for pairs in molecules]),
+    }
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    write_atomic(path, write)
+
+
+def _ordered(pairs: ConformerPairs) -> tuple[str, ConformerPairs]:
+    """The SMILES of a molecule, and the molecule with the atoms in the order of `template`."""
+    text = Chem.MolToSmiles(Chem.RemoveHs(pairs.mol))
+    shape = (len(pairs), pairs.mol.GetNumAtoms(), 3)
+    if pairs.start.shape != shape or pairs.minimum.shape != shape:
+        raise InputError(f"the conformers of {text} are not of shape {shape}")
+    mol = template(text)
+    if np.array_equal(_bonds(mol), _bonds(pairs.mol)):
+        return text, pairs
+    order = list(pairs.mol.GetSubstructMatch(mol, useChirality=True))
+    if len(order) != pairs.mol.GetNumAtoms():
+        raise InputError(f"{text} has implicit hydrogens, or another SMILES than itself")
+    return text, ConformerPairs(
+        mol, pairs.start[:, order], pairs.minimum[:, order], pairs.energies
+    )
+
+
+def read_shard(path: str | os.PathLike[str]) -> list[ConformerPairs]:
+    """Read one shard.
+
+    Raises:
+        DataError: if it is damaged, of another format, or made with another order of atoms.
+    """
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            data = {name: file[name] for name in file.files}
+        if str(data["format"]) != _FORMAT:
+            raise KeyError("format")
+        return list(_molecules(data, path))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} is damaged or no shard of conformer pairs; delete it and make it again"
+        ) from error
+
+
+def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The notes of a shard, see `write_shard`.
+
+    Raises:
+        DataError: if the file is damaged or no shard.
+    """
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return json.loads(str(file["notes"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is damaged or no shard of conformer pairs; delete it and make it again"
+        ) from error
+
+
+def _molecules(
+    data: dict[str, np.ndarray], path: str | os.PathLike[str]
+) -> Iterator[ConformerPairs]:
+    atom = bond = row = energy = 0
+    for text, size, count in zip(data["smiles"], data["atoms"], data["conformers"], strict=True):
+        mol = template(str(text))
+        size, count, links = int(size), int(count), mol.GetNumBonds()
+        rows = slice(row, row + size * count)
+        same = np.array_equal(_numbers(mol), data["numbers"][atom : atom + size])
+        if not same or not np.array_equal(_bonds(mol), data["bonds"][bond : bond + links]):
+            raise DataError(
+                f"{path}: the atoms of {text} are numbered otherwise than this RDKit does; make "
+                "the shard again"
+            )
+        energies = data["energies"][energy : energy + count]
+        yield ConformerPairs(
+            mol,
+            data["positions_start"][rows].reshape(count, size, 3),
+            data["positions"][rows].reshape(count, size, 3),
+            energies,
+        )
+        atom, bond, energy, row = atom + size, bond + links, energy + count, rows.stop
+
+
+def template(smiles: str) -> Chem.Mol:
+    """The molecule of a SMILES with explicit hydrogens, in the order of atoms of the shards.
+
+    Raises:
+        DataError: if RDKit does not accept the SMILES.
+    """
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+    if mol is None:
+        raise DataError(f"not a SMILES: {smiles!r}")
+    return Chem.AddHs(mol)
+
+
+def _numbers(mol: Chem.Mol) -> np.ndarray:
+    return np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.uint8)
+
+
+def _bonds(mol: Chem.Mol) -> np.ndarray:
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    return np.array(ends, dtype=np.int32).reshape(-1, 2)
+
+
+def with_positions(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
+    """A copy of a molecule whose only conformer has these (N, 3) positions, in Angstrom."""
+    out = Chem.Mol(mol)
+    out.RemoveAllConformers()
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(np.ascontiguousarray(positions, dtype=np.float64))
+    out.AddConformer(conformer, assignId=True)
+    return out
+
+
+def stereo_smiles(mol: Chem.Mol, conformer: int = -1) -> str:
+    """Isomeric SMILES whose stereo is that of a conformer."""
+    out = Chem.Mol(mol, confId=conformer)
+    Chem.AssignStereochemistryFrom3D(out, replaceExistingTags=True)
+    return Chem.MolToSmiles(Chem.RemoveHs(out))
+
+
+def heavy_rmsd(mol: Chem.Mol, first: np.ndarray, second: np.ndarray) -> float:
+    """RMSD of the heavy atoms after alignment, in Angstrom, over equivalent atoms.
+
+    Args:
+        mol: The molecule of both.
+        first: (N, 3) positions in Angstrom.
+        second: (N, 3) positions in Angstrom.
+    """
+    one, two = (Chem.RemoveHs(with_positions(mol, positions)) for positions in (first, second))
+    return float(rdMolAlign.GetBestRMS(one, two, maxMatches=_MATCHES))
+
+
+def intact(mol: Chem.Mol, positions: np.ndarray) -> bool:
+    """Whether the bonds, and no others, are of a length between 0 and 1.3 covalent radii.
+
+    Args:
+        mol: The molecule.
+        positions: (N, 3) in Angstrom.
+
+    Returns:
+        False if a bonded pair is further apart than 1.3 times, or another pair is nearer than
+        1.15 times the sum of its covalent radii.
+    """
+    table = Chem.GetPeriodicTable()
+    radii = np.array([table.GetRcovalent(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    ratio = distance / (radii[:, None] + radii[None])
+    bonded = Chem.GetAdjacencyMatrix(mol).astype(bool)
+    return bool((ratio[bonded] < 1.3).all() and (ratio[~bonded] > 1.15).all())
+
+
+# ------------------------------------------------------------------- from minima alone
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `pairs_from_sdf` kept and dropped.
+
+    Args:
+        records: Records of the file.
+        unreadable: Records RDKit could not read.
+        no_force_field: Records of molecules that MMFF94 has no parameters for.
+        left: Minima the force field leaves: beyond the RMSD, or not converged.
+        stereo: Pairs whose two geometries differ in stereo, or from their molecule's.
+        pairs: Pairs kept.
+        molecules: Molecules kept.
+    """
+
+    records: int = 0
+    unreadable: int = 0
+    no_force_field: int = 0
+    left: int = 0
+    stereo: int = 0
+    pairs: int = 0
+    molecules: int = 0
+
+
+def pairs_from_sdf(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    max_rmsd: float = 0.6,
+    workers: int = 1,
+) -> tuple[list[ConformerPairs], Conversion]:
+    """Make pairs from an SDF of minima by minimising each with MMFF94; the result is kept.
+
+    Consecutive records with the same isomeric SMILES are conformers of one molecule. The SD
+    property `gfn2_energy_Eh` (hartree), or else `rel_kcal` (kcal/mol), is the energy; without
+    either it is not a number.
+
+    Args:
+        path: SDF of minima with explicit hydrogens, `.gz` or not.
+        folder: Shard folder for the result. When it already holds the result for the same file
+            and `max_rmsd`, that is read instead.
+        max_rmsd: Largest RMSD of the heavy atoms between start and minimum, in Angstrom.
+        workers: Number of processes.
+
+    Returns:
+        The pairs and the counts.
+
+    Raises:
+        DataError: if the file cannot be read, or nothing is left of it.
+        OutputError: if the folder cannot be written.
+    """
+    source = Path(path)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+    target = Path(folder)
+    check_writable_parent(target / "complete.json", target)
+    settings = {"sha256": hashlib.sha256(content).hexdigest(), "max_rmsd": max_rmsd}
+    done = target / "complete.json"
+    if done.exists():
+        kept = json.loads(done.read_text(encoding="utf-8"))
+        if kept["settings"] == settings:
+            return load_ensembles(target), Conversion(**kept["counts"])
+        raise DataError(
+            f"{target} holds pairs of another file or another max_rmsd; name another folder"
+        )
+    groups, counts = _groups(source, content)
+    molecules: list[ConformerPairs] = []
+    shards = 0
+    with _mapper(workers) as run:
+        for result, dropped in run(_start_group, [(group, max_rmsd) for group in groups]):
+            for name, number in dropped.items():
+                counts[name] = counts.get(name, 0) + number
+            if result is not None:
+                molecules.append(result)
+            if len(molecules) == _SHARD_SIZE:
+                write_shard(target / f"{shards:05d}.npz", molecules)
+                shards += 1
+                molecules = []
+    if molecules:
+        write_shard(target / f"{shards:05d}.npz", molecules)
+        shards += 1
+    if not shards:
+        raise DataError(f"{source} has no minimum that MMFF94 keeps; nothing to learn from")
+    pairs = load_ensembles(target)
+    counts |= {"pairs": sum(map(len, pairs)), "molecules": len(pairs)}
+    text = json.dumps({"settings": settings, "counts": counts}, indent=1)
+    write_atomic(done, text.encode())
+    return pairs, Conversion(**counts)
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator[Any]:
+    if workers == 1:
+        yield map
+        return
+    # Forking a process that has threads (torch) can hang the child.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield lambda function, jobs: pool.map(function, jobs, chunksize=8)
+
+
+def _groups(source: Path, content: bytes) -> tuple[list[list[tuple[bytes, float]]], dict]:
+    """Records of one molecule after another, as RDKit's binary form with the energy."""
+    if source.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError) as error:
+            raise DataError(f"{source} is damaged: {error}") from error
+    supplier = Chem.SDMolSupplier()
+    with rdBase.BlockLogs():
+        supplier.SetData(content.decode("utf-8", errors="replace"), removeHs=False)
+        records = list(supplier)
+    counts = {"records": len(records), "unreadable": 0}
+    groups: list[list[tuple[bytes, float]]] = []
+    last = None
+    for record in records:
+        if record is None or not record.GetNumConformers():
+            counts["unreadable"] += 1
+            continue
+        energy = float("nan")
+        if record.HasProp("gfn2_energy_Eh"):
+            energy = float(record.GetProp("gfn2_energy_Eh")) * KCAL_PER_HARTREE
+        elif record.HasProp("rel_kcal"):
+            energy = float(record.GetProp("rel_kcal"))
+        key = stereo_smiles(record)
+        if key != last:
+            groups.append([])
+            last = key
+        groups[-1].append((record.ToBinary(), energy))
+    return groups, counts
+
+
+def _record(content: bytes) -> Chem.Mol:
+    return Chem.Mol(content)  # type: ignore[call-overload]  # RDKit's stubs say str
+
+
+def pairs_of(mol: Chem.Mol, *, max_rmsd: float = 0.6) -> ConformerPairs | None:
+    """Make pairs of the conformers of a molecule, each a minimum, by minimising it with MMFF94.
+
+    Args:
+        mol: A molecule with explicit hydrogens and n conformers.
+        max_rmsd: As in `pairs_from_sdf`.
+
+    Returns:
+        The pairs that are left; None if there is none. Energies are not known: NaN.
+    """
+    group = []
+    for conformer in mol.GetConformers():
+        single = Chem.Mol(mol)
+        single.RemoveAllConformers()
+        single.AddConformer(Chem.Conformer(conformer), assignId=True)
+        group.append((single.ToBinary(), float("nan")))
+    return _start_group((group, max_rmsd))[0]
+
+
+def _start_group(
+    job: tuple[list[tuple[bytes, float]], float],
+) -> tuple[ConformerPairs | None, dict[str, int]]:
+    """The pairs of one molecule, and how many were dropped for which reason."""
+    group, max_rmsd = job
+    text = stereo_smiles(_record(group[0][0]))
+    mol = template(text)
+    dropped = {"no_force_field": 0, "left": 0, "stereo": 0}
+    start, minimum, energies = [], [], []
+    for content, energy in group:
+        record = _record(content)
+        Chem.AssignStereochemistryFrom3D(record, replaceExistingTags=True)
+        order = record.GetSubstructMatch(mol, useChirality=True)
+        if len(order) != mol.GetNumAtoms():
+            dropped["stereo"] += 1
+            continue
+        positions = record.GetConformer().GetPositions()[list(order)]
+        begin = with_positions(mol, positions)
+        with rdBase.BlockLogs():
+            if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(begin):
+                dropped["no_force_field"] += 1
+                continue
+            status = rdForceFieldHelpers.MMFFOptimizeMolecule(begin, maxIters=2000)
+        relaxed = begin.GetConformer().GetPositions()
+        if status != 0 or heavy_rmsd(mol, relaxed, positions) > max_rmsd:
+            dropped["left"] += 1
+        elif {stereo_smiles(begin), stereo_smiles(with_positions(mol, positions))} != {text}:
+            dropped["stereo"] += 1
+        else:
+            start.append(relaxed)
+            minimum.append(positions)
+            energies.append(energy)
+    if not start:
+        return None, dropped
+    above = np.array(energies) - np.min(energies)
+    pairs = ConformerPairs(mol, np.array(start, np.float32), np.array(minimum, np.float32), above)
+    return pairs, dropped

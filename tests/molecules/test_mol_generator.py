@@ -1,0 +1,326 @@
+"""The generator of training data: what it draws, its optimiser, its shards and its resumption."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rdkit")
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from scidiffusion.errors import ConfigError, DataError, InputError
+from scidiffusion.molecules.conformer.pairs import (
+    ConformerPairs,
+    heavy_rmsd,
+    intact,
+    load_ensembles,
+    pairs_from_sdf,
+    read_notes,
+    stereo_smiles,
+    template,
+    with_positions,
+    write_shard,
+)
+
+FOLDER = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """Import a script or helper of tools/ by name."""
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def embedded(smiles, count=1, *, relax=True):
+    mol = template(smiles)
+    assert len(rdDistGeom.EmbedMultipleConfs(mol, count, randomSeed=7)) == count
+    if relax:
+        rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, maxIters=2000)
+    return mol
+
+
+def made_pairs(smiles, count=3):
+    mol = embedded(smiles, count)
+    places = np.array([one.GetPositions() for one in mol.GetConformers()])
+    mol.RemoveAllConformers()
+    moved = places + 0.05 * np.random.default_rng(0).normal(size=places.shape)
+    return ConformerPairs(
+        mol, places.astype(np.float32), moved.astype(np.float32), np.arange(count, dtype=float)
+    )
+
+
+class TestMolecules:
+    def test_the_seed_decides(self, modules):
+        source = modules("_molecule_source").MoleculeSource
+
+        def some(seed):
+            return list(itertools.islice(source(seed), 30))
+
+        assert some(1) == some(1)
+        assert len(set(some(1)) & set(some(2))) < 10
+
+    def test_they_are_distinct_and_of_the_sizes_asked_for(self, modules):
+        source = modules("_molecule_source")
+        some = list(itertools.islice(source.MoleculeSource(3, ((8, 12, 1.0),)), 60))
+        sizes = [Chem.MolFromSmiles(text).GetNumHeavyAtoms() for text in some]
+        assert min(sizes) >= 7
+        assert max(sizes) <= 13
+        assert len({source.flat(text) for text in some}) == 60
+        assert all(text == Chem.CanonSmiles(text) for text in some)
+
+    def test_they_are_diverse(self, modules):
+        source = modules("_molecule_source")
+        mols = [Chem.MolFromSmiles(t) for t in itertools.islice(source.MoleculeSource(0), 150)]
+        elements = {atom.GetSymbol() for mol in mols for atom in mol.GetAtoms()}
+        assert {"C", "N", "O", "S", "F"} <= elements
+        for smarts in ("[r3]", "[r4]", "c", "C#C", "C(=O)N", "[C;R2]"):
+            assert any(mol.HasSubstructMatch(Chem.MolFromSmarts(smarts)) for mol in mols), smarts
+        assert any("@" in Chem.MolToSmiles(mol) for mol in mols)
+        assert any("/" in Chem.MolToSmiles(mol) for mol in mols)
+
+    def test_excluded_ones_are_never_made_whatever_their_stereo(self, modules):
+        source = modules("_molecule_source")
+        first = list(itertools.islice(source.MoleculeSource(4), 40))
+        exclude = frozenset(source.flat(text) for text in first[::2])
+        second = list(itertools.islice(source.MoleculeSource(4, exclude=exclude), 20))
+        assert second == first[1::2]
+
+    def test_every_part_and_rule_is_chemistry(self, modules):
+        source = modules("_molecule_source")
+        for text in (*source.RINGS, *source.LINKERS, *source.ENDS):
+            assert Chem.MolFromSmiles(text) is not None, text
+        for text in source.FORBIDDEN:
+            assert Chem.MolFromSmarts(text) is not None, text
+
+    @pytest.mark.parametrize("smiles", ["COOC", "C1=CC2CC1=C2", "OC(O)CC", "CC1=CO1", "C1#CCCC1"])
+    def test_nonsense_is_filtered(self, modules, smiles):
+        assert not modules("_molecule_source").sensible(Chem.MolFromSmiles(smiles))
+
+    @pytest.mark.parametrize(
+        "smiles",
+        [
+            "CC(=O)Oc1ccccc1C(=O)O",
+            "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+            "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
+            "CC(=O)Nc1ccc(O)cc1",
+            "CCN(CC)CC(=O)Nc1c(C)cccc1C",
+            "NS(=O)(=O)c1ccc(Cl)cc1",
+            "C1CC1C#CC1CO1",
+        ],
+    )
+    def test_real_molecules_pass(self, modules, smiles):
+        assert modules("_molecule_source").sensible(Chem.MolFromSmiles(smiles))
+
+
+class TestOptimiser:
+    def test_hessian_is_the_second_derivative_of_the_energy(self, modules):
+        optimiser = modules("_gfn2_optimiser")
+        mol = embedded("CC1OC1CO")
+        hessian = optimiser.force_field_hessian(mol)
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+        at = mol.GetConformer().GetPositions().ravel()
+        step = 1e-3
+        for index in (0, 7, 20):
+            there = step * np.eye(len(at))[index]
+            energies = [field.CalcEnergy((at + k * there).tolist()) for k in (-1, 0, 1)]
+            second = (energies[0] - 2 * energies[1] + energies[2]) / step**2
+            exact = second / optimiser.HARTREE * optimiser.BOHR**2
+            assert hessian[index, index] == pytest.approx(exact, rel=2e-3)
+
+    def test_hessian_of_a_minimum_has_six_free_motions_and_no_descent(self, modules):
+        values = np.linalg.eigvalsh(
+            modules("_gfn2_optimiser").force_field_hessian(embedded("CCO"))
+        )
+        assert values[0] > -1e-4
+        assert np.sum(np.abs(values) < 1e-4) == 6
+
+    def test_relaxation_ends_where_the_gradient_vanishes(self, modules):
+        interface = pytest.importorskip("tblite.interface")
+        optimiser = modules("_gfn2_optimiser")
+        mol = embedded("C[C@H](N)C(=O)O")
+        energy, places = optimiser.relax(mol)
+
+        def point(positions):
+            numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+            calculator = interface.Calculator("GFN2-xTB", numbers, positions / optimiser.BOHR)
+            calculator.set("verbosity", 0)
+            result = calculator.singlepoint()
+            return result.get("energy"), np.linalg.norm(result.get("gradient"))
+
+        start, slope = point(mol.GetConformer().GetPositions())
+        end, rest = point(places)
+        assert end == pytest.approx(energy, abs=1e-6)
+        assert end < start
+        assert rest < 1.1 * optimiser.GRADIENT < slope
+        assert intact(mol, places)
+
+    @pytest.mark.skipif(shutil.which("xtb") is None, reason="the program xtb is not installed")
+    def test_engines_agree(self, modules):
+        pytest.importorskip("tblite")
+        relax = modules("_gfn2_optimiser").relax
+        mol = embedded("CC(=O)NC")
+        ours, theirs = relax(mol, "tblite"), relax(mol, "xtb")
+        assert ours[0] == pytest.approx(theirs[0], abs=5e-5)
+        assert heavy_rmsd(mol, ours[1], theirs[1]) < 0.1
+
+
+class TestShards:
+    def test_what_is_written_is_read(self, tmp_path):
+        given = [made_pairs("C[C@H](F)C(=O)O"), made_pairs("C/C=C/F", 2)]
+        write_shard(tmp_path / "0.npz", given, notes={"done": [3]})
+        read = load_ensembles(tmp_path)
+        assert len(read) == 2
+        for one, other in zip(given, read, strict=True):
+            assert Chem.MolToSmiles(one.mol) == Chem.MolToSmiles(other.mol)
+            np.testing.assert_array_equal(one.start, other.start)
+            np.testing.assert_array_equal(one.minimum, other.minimum)
+            np.testing.assert_array_equal(one.energies, other.energies)
+            assert stereo_smiles(with_positions(other.mol, other.start[0])) == Chem.MolToSmiles(
+                Chem.RemoveHs(other.mol)
+            )
+        assert read_notes(tmp_path / "0.npz") == {"done": [3]}
+
+    def test_atoms_are_renumbered_with_their_positions(self, tmp_path):
+        pairs = made_pairs("C[C@H](F)C=O")
+        order = list(range(pairs.mol.GetNumAtoms()))[::-1]
+        turned = ConformerPairs(
+            Chem.RenumberAtoms(pairs.mol, order),
+            pairs.start[:, order],
+            pairs.minimum[:, order],
+            pairs.energies,
+        )
+        write_shard(tmp_path / "0.npz", [turned])
+        (read,) = load_ensembles(tmp_path)
+        assert Chem.MolToSmiles(read.mol) == Chem.MolToSmiles(pairs.mol)
+        for start, given in zip(read.start, pairs.start, strict=True):
+            assert heavy_rmsd(read.mol, start, given) < 1e-5
+            assert intact(read.mol, start)
+
+    def test_arrays_that_do_not_fit_are_refused(self, tmp_path):
+        pairs = made_pairs("CCO")
+        wrong = ConformerPairs(pairs.mol, pairs.start[:, :-1], pairs.minimum, pairs.energies)
+        with pytest.raises(InputError, match="not of shape"):
+            write_shard(tmp_path / "0.npz", [wrong])
+
+    def test_half_a_file_is_an_error_and_a_leftover_none(self, tmp_path):
+        write_shard(tmp_path / "0.npz", [made_pairs("CCO")])
+        content = (tmp_path / "0.npz").read_bytes()
+        (tmp_path / ".1.abcd.npz").write_bytes(content[:100])
+        assert len(load_ensembles(tmp_path)) == 1
+        (tmp_path / "1.npz").write_bytes(content[: len(content) // 2])
+        with pytest.raises(DataError, match=r"1\.npz is damaged"):
+            load_ensembles(tmp_path)
+
+    def test_an_empty_folder_is_an_error(self, tmp_path):
+        with pytest.raises(DataError, match="holds no shards"):
+            load_ensembles(tmp_path)
+
+
+class TestFromSdf:
+    @pytest.fixture
+    def sdf(self, tmp_path):
+        """Minima of two molecules, one of them too far off, and a broken record."""
+        path = tmp_path / "minima.sdf"
+        with Chem.SDWriter(str(path)) as writer:
+            for smiles, count in (("C[C@H](O)CC", 3), ("CCOC", 2)):
+                mol = embedded(smiles, count)
+                for conformer in mol.GetConformers():
+                    index = conformer.GetId()
+                    if (smiles, index) == ("CCOC", 1):
+                        conformer.SetPositions(3 * conformer.GetPositions())
+                    mol.SetDoubleProp("rel_kcal", 1.5 * index)
+                    writer.write(mol, confId=index)
+        broken = "broken\n\n\n  1  0  0  0  0  0  0  0  0  0999 V2000\nnonsense\nM  END\n$$$$\n"
+        path.write_text(path.read_text() + broken)
+        return path
+
+    def test_minima_of_the_force_field_are_their_own_starts(self, sdf, tmp_path):
+        pairs, counts = pairs_from_sdf(sdf, tmp_path / "out")
+        assert (counts.records, counts.unreadable, counts.left) == (6, 1, 1)
+        assert (counts.molecules, counts.pairs) == (2, 4)
+        for one in pairs:
+            for start, minimum in zip(one.start, one.minimum, strict=True):
+                assert heavy_rmsd(one.mol, start, minimum) < 0.02
+                assert intact(one.mol, start)
+        np.testing.assert_allclose(pairs[0].energies, [0, 1.5, 3.0])
+
+    def test_the_result_is_kept(self, sdf, tmp_path, monkeypatch):
+        first, counts = pairs_from_sdf(sdf, tmp_path / "out")
+        monkeypatch.setattr(rdForceFieldHelpers, "MMFFOptimizeMolecule", None)
+        second, again = pairs_from_sdf(sdf, tmp_path / "out")
+        assert again == counts
+        np.testing.assert_array_equal(first[0].start, second[0].start)
+        with pytest.raises(DataError, match="another folder"):
+            pairs_from_sdf(sdf, tmp_path / "out", max_rmsd=0.2)
+
+    def test_a_file_that_is_missing_is_named(self, tmp_path):
+        with pytest.raises(DataError, match=r"none\.sdf"):
+            pairs_from_sdf(tmp_path / "none.sdf", tmp_path / "out")
+
+
+class TestRun:
+    @pytest.fixture
+    def script(self, modules):
+        pytest.importorskip("tblite")
+        return modules("make_ensembles")
+
+    def test_pairs_are_minima_of_both_and_keep_stereo(self, script):
+        pairs = script.make_pairs("CC[C@H](C)O", script.Recipe(conformers=3))
+        assert len(pairs) == 3
+        assert pairs.energies.min() == 0
+        for start, minimum in zip(pairs.start, pairs.minimum, strict=True):
+            for places in (start, minimum):
+                text = stereo_smiles(with_positions(pairs.mol, places))
+                assert text == Chem.CanonSmiles("CC[C@H](C)O")
+            assert 0 < heavy_rmsd(pairs.mol, start, minimum) < 0.5
+            # The start is a minimum of MMFF94: minimising does not move it.
+            again = with_positions(pairs.mol, start)
+            rdForceFieldHelpers.MMFFOptimizeMolecule(again)
+            assert heavy_rmsd(pairs.mol, again.GetConformer().GetPositions(), start) < 0.02
+        for a, b in itertools.combinations(pairs.start, 2):
+            assert heavy_rmsd(pairs.mol, a, b) > 0.2
+
+    def test_open_stereo_is_fixed_for_the_ensemble(self, script):
+        pairs = script.make_pairs("CCC(C)O", script.Recipe(conformers=2))
+        assert len(pairs) == 2
+        assert "@" in Chem.MolToSmiles(Chem.RemoveHs(pairs.mol))
+
+    def test_it_goes_on_where_it_stopped(self, script, tmp_path, capsys):
+        smiles = tmp_path / "in.smi"
+        smiles.write_text("CCO\nbroken(\nCC=O\nCOC\nOCC\n")
+        exclude = tmp_path / "no.csv"
+        exclude.write_text("smiles,n\nCOC,3\n")
+        rest = ["--smiles", str(smiles), "--conformers", "1", "--exclude", str(exclude)]
+        script.main([str(tmp_path / "a"), *rest, "--limit", "1"])
+        first = (tmp_path / "a" / "000000.npz").read_bytes()
+        script.main([str(tmp_path / "a"), *rest])
+        assert (tmp_path / "a" / "000000.npz").read_bytes() == first
+        assert read_notes(tmp_path / "a" / "000001.npz")["done"] == [1, 2]
+        script.main([str(tmp_path / "b"), *rest, "--workers", "2"])
+        one, two = load_ensembles(tmp_path / "a"), load_ensembles(tmp_path / "b")
+        assert [Chem.MolToSmiles(Chem.RemoveHs(p.mol)) for p in one] == ["CCO", "CC=O", "CCO"]
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a.minimum, b.minimum)
+        assert "3 molecules" in capsys.readouterr().out
+        with pytest.raises(ConfigError, match="recipe"):
+            script.main([str(tmp_path / "a"), *rest, "--seed", "5"])
+
+    def test_a_molecule_without_pairs_is_not_tried_again(self, script, tmp_path):
+        settings = {"recipe": 1}
+        shards = script.Shards(tmp_path, settings)
+        shards.add(0, None)
+        shards.add(2, made_pairs("CCO"))
+        shards.flush()
+        again = script.Shards(tmp_path, settings)
+        assert again.done == {0, 2}
+        assert (again.molecules, again.pairs, again.number) == (1, 3, 1)
+        assert json.loads((tmp_path / "settings.json").read_text()) == settings

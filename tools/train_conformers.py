@@ -1,0 +1,94 @@
+r"""Train the weights that the package brings for `scidiffusion.molecules.conformers`.
+
+    python tools/make_ensembles.py data/made --minutes 600 --workers 16      # makes the data
+    python tools/train_conformers.py data/made --minutes 60 \
+        --out src/scidiffusion/molecules/conformer/weights
+
+Data are shard folders, as `tools/make_ensembles.py` makes them, or SDF files of minima, such as
+those of GFN2-xTB ensembles; several may be given. Run again with --resume it goes on from its
+checkpoint; with --start it begins with the weights of an earlier model.
+
+Never give it molecules that benchmarks are scored on: make_ensembles.py --exclude leaves them out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from scidiffusion.molecules.conformer.estimator import ConformerDiffusion
+from scidiffusion.molecules.conformer.pairs import (
+    ConformerPairs,
+    heavy_rmsd,
+    load_ensembles,
+    pairs_from_sdf,
+)
+
+MAX_RMSD = 0.6
+"""Pairs farther apart than this, in Angstrom of heavy atoms, left the basin of their start."""
+
+
+def read(path: Path, workers: int) -> list[ConformerPairs]:
+    """Read a shard folder, or make pairs of an SDF file of minima."""
+    if path.is_dir():
+        return [near for pairs in load_ensembles(path) if (near := nearby(pairs)) is not None]
+    with tempfile.TemporaryDirectory() as folder:
+        return pairs_from_sdf(path, Path(folder) / "pairs", workers=workers)[0]
+
+
+def nearby(pairs: ConformerPairs) -> ConformerPairs | None:
+    """Leave out pairs that left the basin of their start; None if none is left."""
+    kept = [
+        index
+        for index in range(len(pairs))
+        if heavy_rmsd(pairs.mol, pairs.start[index], pairs.minimum[index]) <= MAX_RMSD
+    ]
+    if not kept:
+        return None
+    return ConformerPairs(pairs.mol, pairs.start[kept], pairs.minimum[kept], pairs.energies[kept])
+
+
+def main() -> None:
+    """Read the data, train, write the model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("data", nargs="+", type=Path, help="shard folders or SDF files")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of training")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--start", type=Path, help="model whose weights are the first ones")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    molecules = [pairs for path in options.data for pairs in read(path, options.threads)]
+    print(f"{len(molecules)} molecules, {sum(map(len, molecules))} pairs", flush=True)
+    model = ConformerDiffusion(
+        budget=60 * options.minutes,
+        max_steps=10_000_000,
+        lr=options.lr,
+        patience=None,
+        device=options.device,
+        random_state=options.seed,
+        progress=False,
+    )
+    model.fit(
+        molecules,
+        checkpoint_dir=options.out.with_name(options.out.name + ".checkpoint"),
+        resume=options.resume,
+        start=None if options.start is None else ConformerDiffusion.load(options.start),
+    )
+    model.save(options.out)
+    for entry in model.training_.history:
+        print({name: round(float(value), 4) for name, value in entry.items()})
+    print(f"{model.training_.steps} steps; written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
