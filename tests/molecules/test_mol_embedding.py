@@ -165,6 +165,7 @@ def test_fewer_than_asked_is_said(monkeypatch):
     from scidiffusion.molecules.chem import embedding
 
     monkeypatch.setattr(embedding, "ROUNDS", 1)
+    monkeypatch.setattr(embedding, "WAYS", ("etkdg",))
     monkeypatch.setattr(
         embedding, "stereo_kept", lambda mol: np.arange(mol.GetNumConformers()) == 0
     )

@@ -77,6 +77,22 @@ def test_refinement_draws_from_the_law_of_the_data():
     assert variance.mean() == pytest.approx(spread**2, rel=0.05)
 
 
+def test_without_noise_a_walk_that_begins_at_the_mode_stays_there():
+    mol, places = butane(1)
+    centre = torch.from_numpy(places[0] - places[0].mean(0)).float()
+    for noise_scale, away in ((0.0, False), (1.0, True)):
+        found = refine(
+            Known(centre, 0.01),
+            MolGraph.of(mol),
+            places,
+            level=0.2,
+            steps=5,
+            noise_scale=noise_scale,
+            seed=0,
+        )
+        assert (np.abs(found - centre.numpy()).max() > 0.01) == away
+
+
 def test_a_shift_shrinks_along_the_walk_as_the_noise_does():
     _, places = butane(2)
     target = torch.from_numpy(places[0] - places[0].mean(0)).float()

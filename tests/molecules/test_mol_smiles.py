@@ -224,3 +224,8 @@ def test_molecules_pass_the_same_checks(mol, reason, capfd):
     with pytest.raises(DataError, match=reason):
         as_molecule(mol)
     assert capfd.readouterr() == ("", "")
+
+
+def test_more_hydrogens_than_can_be_counted_are_refused():
+    with pytest.raises(DataError, match="CH246"):
+        read_smiles("[13CH246]")

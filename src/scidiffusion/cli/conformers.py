@@ -50,11 +50,12 @@ def conformers(
     ] = None,
     start: Annotated[str, typer.Option(help="etkdg, or noise: from the graph alone.")] = "etkdg",
     steps: Annotated[
-        int | None, typer.Option(help="Network evaluations a conformer; default 4, from noise 20.")
+        int | None, typer.Option(help="Network evaluations a conformer; default 6, from noise 20.")
     ] = None,
     oversample: Annotated[
-        int, typer.Option(help="Starts made for each conformer; the most different are used.")
-    ] = 4,
+        int | None,
+        typer.Option(help="Starts made for each conformer; default 8, of larger molecules 4."),
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for the starts of one molecule.")
     ] = None,

@@ -1,8 +1,9 @@
 """Geometries to begin with: distance geometry with RDKit's knowledge (ETKDG), and force fields.
 
 ETKDGv3 (Wang et al. 2020) comes first, with its torsion preferences for small rings and
-macrocycles. A molecule that it cannot place is tried from random coordinates, then by plain
-distance geometry. A geometry whose stereo is not as asked is made again.
+macrocycles. What it cannot place is tried from random coordinates, then with RDKit's own checks of
+stereo off (they refuse strained cages that exist), then by plain distance geometry. A geometry
+whose stereo is not as asked is made again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
-from scidiffusion.errors import DataError, ScidiffusionWarning
+from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
+from scidiffusion.molecules.chem.checks import validity
 from scidiffusion.molecules.chem.ensembles import kabsch
 from scidiffusion.molecules.chem.figures import name_of
 from scidiffusion.molecules.chem.stereo import stereo_kept
@@ -30,8 +32,12 @@ ROUNDS = 4
 """How often missing geometries are made again."""
 TRIES = 30
 """Attempts of distance geometry at one geometry."""
-SLICE = 16
-"""Geometries made between two looks at the clock."""
+SLICE = 4
+"""Geometries made between two looks at the clock: RDKit's time-out loses all of a call."""
+WAYS = ("etkdg", "random", "loose", "plain")
+"""Ways to embed, the best first."""
+APART = 3.0
+"""Distance, in Angstrom, at which the parts of a salt are laid beside each other."""
 
 
 def embed(
@@ -48,7 +54,8 @@ def embed(
         mol: A molecule with explicit hydrogens.
         n: How many, 1 or more.
         seed: Seed.
-        time_limit: Seconds after which no more are begun; None is no limit.
+        time_limit: Seconds after which no more are begun; None is no limit. RDKit counts whole
+            seconds, so that one geometry of a large molecule may take one more.
         fixed_core: Atom number -> place in Angstrom; geometries are laid onto these places.
 
     Returns:
@@ -56,32 +63,35 @@ def embed(
         fewer than n.
 
     Raises:
+        ConfigError: if `n` or `time_limit` is not positive.
         DataError: if no geometry could be made.
     """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ConfigError(f"n must be 1 or more conformers, got {n!r}")
+    if time_limit is not None and not time_limit > 0:
+        raise ConfigError(f"time_limit must be a positive number of seconds, got {time_limit!r}")
     began = time.monotonic()
     found = Chem.Mol(mol)
     found.RemoveAllConformers()
     # RDKit takes 31 bits, and multiplies them by the number of the conformer: 0 would not do.
     rng = np.random.default_rng(seed)
     late = False
-    for way in ("etkdg", "random", "plain"):
+    for way in WAYS:
         for _ in range(ROUNDS):
             missing = n - found.GetNumConformers()
             if not missing or late:
                 break
             made = 0
-            for first in range(0, missing, SLICE if time_limit else missing):
+            for count in _slices(missing, limited=time_limit is not None):
                 left = None if time_limit is None else time_limit - (time.monotonic() - began)
                 if left is not None and left <= 0:
                     late = True
                     break
-                count = min(SLICE if time_limit else missing, missing - first)
                 options = _options(way, int(rng.integers(1, 2**31 - 1)), fixed_core, left)
-                made += _add(found, count, options)
-            if not made:
+                made += _add(found, count, options, strict=way == "loose")
+            # Where most attempts fail, the next way is quicker.
+            if 2 * made < missing:
                 break
-        if found.GetNumConformers():
-            break
     if not found.GetNumConformers():
         limit = f" within {time_limit:g} s" if late else ""
         raise DataError(
@@ -101,10 +111,50 @@ def embed(
     return found
 
 
+def _slices(count: int, *, limited: bool) -> list[int]:
+    """How many geometries each call makes: all at once, or 1 and then few with a time limit."""
+    if not limited:
+        return [count]
+    rest = count - 1
+    sizes = [1, *[SLICE] * (rest // SLICE), rest % SLICE]
+    return [size for size in sizes if size]
+
+
+def _part(mol: Chem.Mol, seed: int) -> None:
+    """Lay the parts of each conformer beside each other: RDKit puts them all at the origin."""
+    parts = [list(part) for part in Chem.GetMolFrags(mol)]
+    if len(parts) == 1:
+        return
+    rng = np.random.default_rng((seed, len(parts)))
+    # The largest stays, and with it most cores.
+    parts.sort(key=len, reverse=True)
+    for conformer in mol.GetConformers():
+        places = conformer.GetPositions()
+        laid = parts[0]
+        for part in parts[1:]:
+            direction = rng.standard_normal(3)
+            direction /= np.linalg.norm(direction)
+            places[part] += places[laid].mean(0) - places[part].mean(0)
+            places[part] += _distance_apart(places[laid], places[part], direction) * direction
+            laid = laid + part
+        conformer.SetPositions(np.ascontiguousarray(places))
+
+
+def _distance_apart(still: Array, moved: Array, direction: Array) -> float:
+    """The shortest way along a direction after which no two atoms are nearer than `APART`."""
+    gap = (moved[:, None] - still).reshape(-1, 3)
+    along = gap @ direction
+    aside = (gap**2).sum(-1) - along**2
+    near = aside < APART**2
+    # A pair is at the distance APART where its part along the direction has this size.
+    needed = np.sqrt(np.maximum(APART**2 - aside[near], 0.0)) - along[near]
+    return float(max(needed.max(initial=0.0), 0.0))
+
+
 def _options(
     way: str, seed: int, core: Core | None, seconds: float | None
 ) -> rdDistGeom.EmbedParameters:
-    """RDKit's parameters of one of the three ways."""
+    """RDKit's parameters of one of the `WAYS`."""
     options: Any
     if way == "plain":
         options = rdDistGeom.EmbedParameters()
@@ -112,7 +162,9 @@ def _options(
         options.useBasicKnowledge = False
     else:
         options = rdDistGeom.ETKDGv3()
-        options.useSmallRingTorsions = True
+        options.useSmallRingTorsions = way == "etkdg"
+    # `_add` judges the stereo itself.
+    options.enforceChirality = way != "loose"
     options.useRandomCoords = way != "etkdg"
     options.randomSeed = seed
     options.maxIterations = TRIES
@@ -125,14 +177,23 @@ def _options(
     return options
 
 
-def _add(found: Chem.Mol, count: int, options: rdDistGeom.EmbedParameters) -> int:
-    """Make geometries and add those whose stereo is kept; returns how many were added."""
+def _add(found: Chem.Mol, count: int, options: rdDistGeom.EmbedParameters, *, strict: bool) -> int:
+    """Make geometries and add those whose stereo is kept; returns how many were added.
+
+    With `strict` all checks decide: without RDKit's own, stereo that cannot be has distorted
+    geometries.
+    """
     trial = Chem.Mol(found)
-    with rdBase.BlockLogs():
-        ids = list(rdDistGeom.EmbedMultipleConfs(trial, count, options))
+    try:
+        with rdBase.BlockLogs():
+            ids = list(rdDistGeom.EmbedMultipleConfs(trial, count, options))
+    except RuntimeError:
+        # RDKit's minimiser gives up like this on some cages that cannot be.
+        return 0
     if not ids:
         return 0
-    kept = stereo_kept(trial)
+    _part(trial, options.randomSeed)
+    kept = validity(trial).ok if strict else stereo_kept(trial)
     for conformer, good in zip(trial.GetConformers(), kept, strict=True):
         if good:
             found.AddConformer(conformer, assignId=True)
@@ -172,10 +233,14 @@ def relax_mmff(
         fixed: Atoms that stay where they are.
 
     Returns:
-        Energies (n,) in kcal/mol, whether each is a minimum (n,), and "MMFF94" or "UFF".
+        Energies (n,) in kcal/mol, whether each is a minimum (n,), and "MMFF94" or "UFF". Where
+        neither has types, as for SF6, nothing moves: NaN, false and "none".
     """
     with rdBase.BlockLogs():
         typed = rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol)
+        if not typed and not rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
+            n = mol.GetNumConformers()
+            return np.full(n, np.nan), np.zeros(n, dtype=bool), "none"
         if not fixed:
             minimise = (
                 rdForceFieldHelpers.MMFFOptimizeMoleculeConfs

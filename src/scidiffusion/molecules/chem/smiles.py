@@ -17,6 +17,7 @@ from rdkit import Chem, rdBase
 
 from scidiffusion.errors import DataError
 from scidiffusion.molecules.chem.figures import heavy_graph, name_of
+from scidiffusion.molecules.chem.syntax import atom_places, fault
 
 __all__ = ["ELEMENTS", "LARGEST", "as_molecule", "read_smiles"]
 
@@ -30,7 +31,6 @@ SHOWN = 120
 """Characters of a SMILES that an error shows."""
 
 _TABLE = Chem.GetPeriodicTable()
-_SYMBOLS = frozenset(_TABLE.GetElementSymbol(number) for number in range(1, 119))
 _NONMETALS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54))
 _HANDLED = " ".join(_TABLE.GetElementSymbol(number) for number in ELEMENTS)
 _BONDS = (
@@ -48,16 +48,6 @@ _NO_BOND_STEREO = (Chem.BondStereo.STEREONONE, Chem.BondStereo.STEREOANY)
 
 _COUNTED = {"AtomAnd", "AtomAtomicNum", "AtomHCount", "AtomImplicitHCount", "AtomNull"}
 """What an H-count column of an SDF file makes of an atom."""
-
-_BRACKET = re.compile(
-    r"\[(?P<isotope>\d*)(?P<symbol>\*|[A-Z][a-z]?|[a-z][a-z]?|#\d+)"
-    r"(?P<chiral>@{0,2}(?:(?:TH|AL|SP|TB|OH)\d+)?)(?P<hydrogen>(?:H\d*)?)"
-    r"(?P<charge>(?:\++\d*|-+\d*)?)(?P<map>(?::\d+)?)\]"
-)
-_TOKEN = re.compile(
-    r"(?P<bracket>\[[^\[\]]*\])|(?P<atom>Br|Cl|[BCNOPSFI]|[bcnops]|\*)"
-    r"|(?P<bond>->|<-|[-=#$:~/\\])|(?P<ring>\d|%\d\d|%\(\d{1,5}\))|(?P<mark>[().])"
-)
 
 
 def read_smiles(text: str, *, allow_fragments: bool = False) -> Chem.Mol:
@@ -189,14 +179,17 @@ def _why_not(text: str, allow_fragments: bool) -> str:
     shown = _shown(text)
     rough = _parse(text, sanitize=False)
     if rough is None:
-        fault = _fault(text)
-        return f"{shown}, {fault}" if fault else f"{shown} is no SMILES that RDKit can read"
+        wrong = fault(text)
+        return f"{shown}, {wrong}" if wrong else f"{shown} is no SMILES that RDKit can read"
     _check_size(rough, shown)
     _check_elements(rough, shown)
     with rdBase.BlockLogs():
-        problems = Chem.DetectChemistryProblems(rough)
+        try:
+            problems = Chem.DetectChemistryProblems(rough)
+        except RuntimeError:  # of atoms with more hydrogens than RDKit counts
+            problems = ()
     if problems:
-        return f"{shown}: {_problem_text(rough, problems[0], _atom_places(text))}"
+        return f"{shown}: {_problem_text(rough, problems[0], atom_places(text))}"
     return f"{shown} is no molecule that RDKit can make sense of"
 
 
@@ -236,107 +229,6 @@ def _atom_text(mol: Chem.Mol, index: int, places: list[int] | None = None) -> st
     return text
 
 
-def _atom_places(text: str) -> list[int]:
-    """Characters, counted from 1, at which the atoms of a SMILES begin."""
-    return [
-        match.start() + 1
-        for match in _TOKEN.finditer(text)
-        if match.lastgroup in ("bracket", "atom")
-    ]
-
-
-def _fault(text: str) -> str | None:
-    """The first character of a SMILES that breaks its grammar, and why; None if none does."""
-    place, atoms = 0, 0
-    opened: list[int] = []
-    rings: dict[int, tuple[int, int]] = {}
-    previous = "start"
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        if match is None:
-            return f"character {place + 1}: {_unknown(text, place)}"
-        kind, token = str(match.lastgroup), match[0]
-        where = f"character {place + 1}: "
-        fault = _misplaced(token, kind, previous)
-        if fault:
-            return where + fault
-        if kind == "bracket" and (fault := _bracket_fault(token)):
-            return where + fault
-        if token == "(":
-            opened.append(place)
-        elif token == ")":
-            if not opened:
-                return where + "this parenthesis was never opened"
-            opened.pop()
-        elif kind == "ring":
-            label = int(token.strip("%()"))
-            begun = rings.pop(label, None)
-            if begun is None:
-                rings[label] = (place, atoms)
-            elif begun[1] == atoms:
-                return where + f"ring {label} would bond an atom to itself"
-            elif begun[1] == atoms - 1 and "." not in text[begun[0] : place]:
-                return where + f"ring {label} would bond two neighbours a second time"
-        if kind in ("bracket", "atom"):
-            atoms += 1
-        previous = "atom" if kind == "bracket" else token if kind == "mark" else kind
-        place = match.end()
-    if opened:
-        return f"character {opened[-1] + 1}: this parenthesis is never closed"
-    if rings:
-        label, (place, _) = next(iter(rings.items()))
-        return f"character {place + 1}: ring {label} is opened but never closed"
-    if previous in ("bond", "."):
-        return f"character {len(text)}: nothing follows {text[-1]!r}"
-    return None
-
-
-def _misplaced(token: str, kind: str, previous: str) -> str | None:
-    """Why a token cannot stand after the one before it."""
-    starts = previous in ("start", "(", ".")
-    if kind == "ring" and previous in ("start", "(", ".", ")"):
-        return f"ring number {token!r} must follow an atom"
-    if kind == "bond" and (previous in ("start", "bond", ".")):
-        return f"bond {token!r} must stand between two atoms"
-    if token == "(" and (starts or previous == "bond"):
-        return "a branch must follow an atom"
-    if token == ")" and previous in ("(", "bond", "."):
-        return "the branch ends without an atom"
-    if token == "." and (previous in ("start", "(", ".", "bond")):
-        return "no atom stands before the dot"
-    return None
-
-
-def _unknown(text: str, place: int) -> str:
-    letter = text[place]
-    if letter == "[":
-        return "this bracket is never closed"
-    if letter == "]":
-        return "this bracket was never opened"
-    if letter == "%":
-        return "a ring number after % has two digits, such as %12"
-    if letter.isalpha():
-        for symbol in (text[place : place + 2], text[max(place - 1, 0) : place + 1], letter):
-            if symbol in _SYMBOLS:
-                return f"element {symbol} must stand in brackets: [{symbol}]"
-        return f"{letter!r} is no element"
-    return f"{letter!r} has no meaning here"
-
-
-def _bracket_fault(token: str) -> str | None:
-    """What is wrong in a bracket atom."""
-    match = _BRACKET.fullmatch(token)
-    if match is None:
-        letters = re.match(r"\[\d*([A-Z][a-z]?|[a-z])", token)
-        if letters and not {letters[1].title(), letters[1][0].upper()} & _SYMBOLS:
-            return f"{letters[1]!r} in {token} is no element"
-        return f"{token} is no atom: isotope, element, @, H, charge and map, in this order"
-    symbol = match["symbol"]
-    if symbol[0] not in "*#" and symbol.title() not in _SYMBOLS:
-        return f"{symbol!r} in {token} is no element"
-    return None
-
-
 def _tags(mol: Chem.Mol) -> int:
     unset = Chem.ChiralType.CHI_UNSPECIFIED
     return sum(atom.GetChiralTag() != unset for atom in mol.GetAtoms())
@@ -350,7 +242,7 @@ def _check_lost_stereo(text: str) -> None:
     rough = _parse(text, sanitize=False)
     if rough is None:
         return
-    places = _atom_places(text)
+    places = atom_places(text)
     inner = [atom for atom in rough.GetAtoms() if _cumulated(atom)]
     for atom in inner:
         where = places[atom.GetIdx()]

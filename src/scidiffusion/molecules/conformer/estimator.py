@@ -203,7 +203,8 @@ class ConformerDiffusion(GenerativeEstimator):
         steps: int | None = None,
         level: float | None = None,
         sampler: str = "dpmpp_2m",
-        oversample: int = 4,
+        noise_scale: float = 0.0,
+        oversample: int | None = None,
         energy: str | None = "mmff",
         temperature: float = 298.15,
         prune: float | None = None,
@@ -225,11 +226,15 @@ class ConformerDiffusion(GenerativeEstimator):
             random_state: Seed; None takes the next of the estimator's own stream.
             start: "etkdg" refines geometries of RDKit's ETKDG and MMFF94; "noise" begins with
                 nothing but the graph.
-            steps: Network evaluations a conformer; None is 4 for refinement, 20 from noise.
+            steps: Network evaluations a conformer; None is 6 for refinement, 20 from noise and
+                with guidance.
             level: Noise level, in Angstrom, at which the walk begins; None is `sigma_start` of
                 the fit, .5 with guidance, 20 from noise.
             sampler: Name of the sampler; see `scidiffusion.samplers.SAMPLERS`.
-            oversample: Starts made for each conformer; the most different ones are refined.
+            noise_scale: Share of the level's noise that a start gets: 1 draws from the learned
+                law around it, 0 finds where most of that lies, which is nearer to the minimum.
+            oversample: Starts made for each conformer; None is 8 for molecules of up to 15 heavy
+                atoms, else 4. The distinct and most different ones are refined.
             energy: "mmff", "gfn2" (needs the extra gfn2) or None.
             temperature: Of the Boltzmann weights, in K.
             prune: Remove conformers nearer than this to one of lower energy, in Angstrom of heavy
@@ -259,6 +264,7 @@ class ConformerDiffusion(GenerativeEstimator):
             steps=steps,
             level=level,
             sampler=sampler,
+            noise_scale=noise_scale,
             oversample=oversample,
             energy=energy,
             temperature=temperature,

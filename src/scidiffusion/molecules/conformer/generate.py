@@ -47,6 +47,8 @@ WINDOW = 15.0
 """Starts higher than this above the lowest one, in kcal/mol of MMFF94, are not refined."""
 DISTINCT = 0.2
 """Starts nearer than this to a lower one, in Angstrom, count as the same."""
+SMALL = 15
+"""Molecules of up to so many heavy atoms get twice as many starts."""
 RELAX_STEPS = 400
 ATTEMPTS = 3
 """How often conformers that fail a check are made again."""
@@ -64,7 +66,8 @@ class Request:
     steps: int | None = None
     level: float | None = None
     sampler: str = "dpmpp_2m"
-    oversample: int = 4
+    noise_scale: float = 0.0
+    oversample: int | None = None
     energy: str | None = "mmff"
     temperature: float = 298.15
     prune: float | None = None
@@ -82,8 +85,10 @@ class Request:
             raise ConfigError(f"start must be 'etkdg' or 'noise', got {self.start!r}")
         if self.energy not in ("mmff", "gfn2", None):
             raise ConfigError(f"energy must be 'mmff', 'gfn2' or None, got {self.energy!r}")
-        if check_count(self.oversample, "oversample") < 1:
+        if self.oversample is not None and check_count(self.oversample, "oversample") < 1:
             raise ConfigError(f"oversample must be 1 or more, got {self.oversample}")
+        if not 0 <= self.noise_scale < float("inf"):
+            raise ConfigError(f"noise_scale must be a number >= 0, got {self.noise_scale}")
         for name in ("temperature", "time_limit"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -165,7 +170,7 @@ def _from_starts(
 ) -> Chem.Mol:
     starts = embed(
         mol,
-        request.n * request.oversample,
+        request.n * (request.oversample or oversampling(mol)),
         seed=request.seed,
         time_limit=request.time_limit,
         fixed_core=request.fixed_core,
@@ -174,11 +179,11 @@ def _from_starts(
     order = preference(rmsd_matrix(starts), energies, request.n)
     places = positions(starts)[order]
     level = request.level or (GUIDED_LEVEL if request.guided else sigma_start)
-    asked = replace(request, steps=request.steps or (20 if request.guided else 4), level=level)
+    asked = replace(request, steps=request.steps or (20 if request.guided else 6), level=level)
     taken = 0
 
     def make(missing: int, attempt: int) -> Chem.Mol:
-        # Where there are fewer starts than conformers, starts serve again, with other noise.
+        # Where there are fewer starts than conformers, starts serve again.
         nonlocal taken
         chosen = [(taken + index) % len(places) for index in range(missing)]
         taken += missing
@@ -204,7 +209,13 @@ def _from_starts(
 def _from_noise(
     denoiser: ConformerDenoiser, mol: Chem.Mol, request: Request, steering: list[Steering]
 ) -> Chem.Mol:
-    asked = replace(request, steps=request.steps or 20, level=request.level or SIGMA_MAX)
+    asked = replace(
+        request,
+        steps=request.steps or 20,
+        level=request.level or SIGMA_MAX,
+        # Without noise all would be one and the same.
+        noise_scale=request.noise_scale or 1.0,
+    )
 
     def make(missing: int, attempt: int) -> Chem.Mol:
         starts = np.zeros((missing, mol.GetNumAtoms(), 3))
@@ -219,6 +230,11 @@ def _from_noise(
     if found.GetNumConformers() < request.n:
         _say_missing(mol, request.n - found.GetNumConformers(), 0)
     return found
+
+
+def oversampling(mol: Chem.Mol) -> int:
+    """How many starts are made for each conformer, where they are cheap and where they are not."""
+    return 8 if mol.GetNumHeavyAtoms() <= SMALL else 4
 
 
 def _collected(mol: Chem.Mol, n: int, make: Callable[[int, int], Chem.Mol]) -> Chem.Mol:
@@ -285,6 +301,7 @@ def _refined(
         starts,
         level=request.level,
         steps=request.steps,
+        noise_scale=request.noise_scale,
         seed=seed,
         sampler=request.sampler,
         steering=steering,

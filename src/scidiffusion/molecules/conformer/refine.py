@@ -35,6 +35,7 @@ def refine(
     level: float,
     steps: int,
     seed: int,
+    noise_scale: float = 1.0,
     sampler: str = "dpmpp_2m",
     steering: Sequence[Steering] = (),
     device: torch.device | None = None,
@@ -48,6 +49,8 @@ def refine(
         level: Noise level the walk begins at, in Angstrom; 0.002 < level <= 20.
         steps: Number of steps, 1 or more.
         seed: Seed; conformer i has noise of its own.
+        noise_scale: Share of the level's noise that is added, 0 or more: 1 draws from the
+            learned law, 0 goes to where most of it lies near the start.
         sampler: Name of the sampler.
         steering: What pulls the walk.
         device: Where the network is; default the CPU.
@@ -71,7 +74,7 @@ def refine(
         part = torch.as_tensor(starts[first : first + rows], dtype=torch.float32, device=device)
         noise = KeyedNoise(seed).rows(first)
         part = remove_mean(part)
-        z = part + level * bound.process.draw(part, noise.child("prior"))
+        z = part + noise_scale * level * bound.process.draw(part, noise.child("prior"))
         parts.append(_walk(bound, graph, z, steps, noise, sampler, steering))
     return torch.cat(parts).double().cpu().numpy()
 
