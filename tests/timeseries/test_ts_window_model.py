@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -365,3 +366,13 @@ def test_the_model_is_a_class_of_the_interface():
     model = WindowModel(3, "D", TINY)
     assert model.evaluations() == 10
     assert model.evaluations(4) == 4
+
+
+def test_the_units_of_an_item_have_no_say_in_how_far_the_network_is_trusted():
+    def trust(unit):
+        first, *others = (item(60, seed=seed) for seed in range(3))
+        scaled = replace(first, target=unit * first.target)
+        model, _ = fit([scaled, *others], 5, gap_share=0.0)
+        return model.trust
+
+    assert trust(1024.0) == pytest.approx(trust(1.0), rel=1e-4)

@@ -2,7 +2,9 @@
 
 For each of a few factors on the correction, paths are drawn from the origins of held-out windows
 and scored by the CRPS of every series and, with several series, of their sum, in shares of the
-floor's own. The best factor is kept; 0 is the floor itself, which is therefore never lost.
+floor's own. The best factor is kept; 0 is the floor itself, which is therefore never lost. Series
+count alike, each in units of its own spread: in those of the data the largest of a few held-out
+items would decide alone, and by chance.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from scidiffusion.timeseries.window_model import WindowModel
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
-WINDOWS, PATHS = 64, 32
+WINDOWS, PATHS = 128, 32
 SERIES = 1024
 """Series that are judged in all, about: with many in an item, few windows do."""
 BLOCK = 64
@@ -120,13 +122,13 @@ def _choose(
             buffer.fill_(factor)
             drawn = walk(model, trial.context, num_samples=PATHS, num_steps=None, noise=noise)
             values = trial.context.frame.value(drawn).double() * trial.spread[:, None]
-            paths, truth, judged = (
-                part.cpu().numpy() for part in (values, trial.truth, trial.judged)
+            paths, truth, judged, spread = (
+                part.cpu().numpy() for part in (values, trial.truth, trial.judged, trial.spread)
             )
-            error = fair_crps_cells(truth, paths, paired=paired)
+            error = fair_crps_cells(truth, paths, paired=paired) / spread
             losses[factor][0] += error[judged].sum()
             if model.dim > 1:
-                error = fair_crps_cells(truth.sum(1), paths.sum(2), paired=paired)
+                error = fair_crps_cells(truth.sum(1), paths.sum(2), paired=paired) / spread.sum(1)
                 losses[factor][1] += error[judged.all(1)].sum()
     floor = losses[0.0]
     # A part without a cell to judge has no say.
