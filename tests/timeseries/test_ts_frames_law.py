@@ -142,6 +142,21 @@ def test_fitting_recovers_a_kronecker_covariance(missing):
     assert float(wrong.abs().max()) > 0.5
 
 
+def test_a_sum_over_series_has_its_variance_where_only_slow_errors_are_common():
+    # No Kronecker product: the level of a window is common to all series, the rest is of a cell.
+    rng, dim, horizon = np.random.default_rng(1), 8, 12
+    level = rng.standard_normal((4000, 1, 1))
+    residual = torch.from_numpy(level + rng.standard_normal((4000, dim, horizon)))
+    law = KroneckerLaw(dim, horizon, dim).double()
+    law.fit(residual, torch.ones_like(residual, dtype=torch.bool))
+    cells = matrix_of(law.covariance, dim, horizon).reshape(dim, horizon, dim, horizon)
+    variance = cells.sum((0, 2)).diagonal()
+    torch.testing.assert_close(
+        variance, torch.full_like(variance, dim**2 + dim), rtol=0.1, atol=0.0
+    )
+    torch.testing.assert_close(law.std(), torch.full_like(law.std(), 2**0.5), rtol=0.05, atol=0.0)
+
+
 # --- kriging ---------------------------------------------------------------------------------
 
 

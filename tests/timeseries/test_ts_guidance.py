@@ -40,6 +40,8 @@ def silent_model(series):
         for value in model.denoiser.network.output.parameters():
             value.zero_()
     model.denoiser.shrinkage.fill_(1.0)
+    # The law is that of the floor as it was fitted.
+    model.denoiser.temperature.fill_(1.0)
     return model
 
 

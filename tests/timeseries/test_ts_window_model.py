@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -365,3 +366,38 @@ def test_the_model_is_a_class_of_the_interface():
     model = WindowModel(3, "D", TINY)
     assert model.evaluations() == 10
     assert model.evaluations(4) == 4
+
+
+def test_the_units_of_an_item_have_no_say_in_how_far_the_network_is_trusted():
+    def trust(unit):
+        first, *others = (item(60, seed=seed) for seed in range(3))
+        scaled = replace(first, target=unit * first.target)
+        model, _ = fit([scaled, *others], 5, gap_share=0.0)
+        return model.trust
+
+    assert trust(1024.0) == pytest.approx(trust(1.0), rel=1e-4)
+
+
+@pytest.mark.parametrize(("wrong", "temperature"), [(2.0, 0.7), (1.0, 1.0), (0.5, 1.4)])
+def test_paths_that_spread_too_far_are_drawn_with_less_noise(wrong, temperature):
+    from scidiffusion.timeseries.trust import choose_shrinkage
+
+    noise = np.random.default_rng(0).standard_normal((1, 900))
+    data = SeriesSet([Series(noise, pd.Period("2020-01-01", freq="D"))], "D")
+    model = fit_series(data, 5, options={**TINY, "seasons": [], "gap_share": 0.0}, seed=0)
+    bank = model.bank_of(data)
+    rows = model.windows_of(bank, 1, 0)[1]
+    with torch.no_grad():
+        model.denoiser.network.output.weight.zero_()
+        model.denoiser.network.output.bias.zero_()
+        model.denoiser.floor.law.series.sd.mul_(wrong)
+    context = model.denoiser.forecast_context(model.window(bank, rows.item[:2], rows.end[:2]))
+
+    def drawn(warmth):
+        model.denoiser.temperature.fill_(warmth)
+        with torch.no_grad():
+            return walk(model, context, num_samples=4, num_steps=3, noise=KeyedNoise(0))
+
+    torch.testing.assert_close(drawn(0.5), 0.5 * drawn(1.0))
+    choose_shrinkage(model, bank, rows, 0)
+    assert float(model.denoiser.temperature) == pytest.approx(temperature)

@@ -64,7 +64,10 @@ def walk(
     windows, zone = context.h.shape[0], context.frame.base.shape[-1]
     steps = check_steps(int(model.options["num_steps"] if num_steps is None else num_steps))
     sampler = make_sampler(model.options["sampler"])
-    process = ColouredProcess(model.denoiser.process.schedule, context.frame.law, windows)
+    # Forecasts alone were judged for the temperature; gaps are drawn as they were trained.
+    warmth = 1.0 if context.gaps else float(model.denoiser.temperature)
+    schedule, law = model.denoiser.process.schedule, context.frame.law
+    process = ColouredProcess(schedule, law, windows, warmth)
     pairs = -(-num_samples // 2) if model.options["antithetic"] else num_samples
     like = context.frame.base.new_empty(windows * pairs, context.frame.base.shape[1], zone)
     start = replace(noise, start=noise.start // num_samples * pairs).child("prior")

@@ -170,7 +170,8 @@ class KroneckerLaw(nn.Module, Colour):
     def fit(self, residual: Tensor, observed: Tensor) -> None:
         """Estimate from residuals (N, D, H), pairwise over observed cells; float64.
 
-        The time covariance is pooled over series, each of them having its own variance.
+        The time covariance is pooled over series, each of them having its own variance, and the
+        series covariance over steps.
         """
         limit = 6 * masked_rms(residual, observed, (0, 1))
         residual = torch.where(observed, residual, 0.0).clamp(-limit, limit)
@@ -182,17 +183,13 @@ class KroneckerLaw(nn.Module, Colour):
         # Few windows tell little of correlations: these are shrunk by what is known per step.
         horizon, cells = residual.shape[2], seen.sum()
         time = _shrunk(time, horizon / (horizon + float(cells) / horizon))
-        factor = torch.linalg.cholesky(nearest_covariance(time))
-        self.time.copy_(factor)
-        whole = observed.all(2, keepdim=True).double()
-        if float(torch.einsum("ndh,neh->de", whole, whole).min()) >= len(whole) / 2:
-            white = torch.linalg.solve_triangular(factor, residual.transpose(1, 2), upper=False)
-            white, weight = white.transpose(1, 2), whole.expand_as(residual)
-        else:
-            # Whitening in time would mix missing cells in: it takes whole horizons.
-            white, weight = residual / time.diagonal().sqrt(), seen
-        series = torch.einsum("ndh,neh->de", white * weight, white * weight)
-        series = series / torch.einsum("ndh,neh->de", weight, weight).clamp(min=1)
+        time = nearest_covariance(time)
+        self.time.copy_(torch.linalg.cholesky(time))
+        # Series go together at a step as they are, not as innovations: what is slow, the level of
+        # a day, moves them together more than what is quick, and sums over series are of a step.
+        unit = residual / time.diagonal().sqrt()
+        series = torch.einsum("ndh,neh->de", unit, unit)
+        series = series / torch.einsum("ndh,neh->de", seen, seen).clamp(min=1)
         dim = residual.shape[1]
         self.series.fit(_shrunk(series, dim / (dim + float(cells) / dim)))
 

@@ -1,8 +1,12 @@
-"""How far the network's correction of the floor is trusted: a number chosen on held-out windows.
+"""How far the network's correction of the floor is trusted: two numbers from held-out windows.
 
 For each of a few factors on the correction, paths are drawn from the origins of held-out windows
 and scored by the CRPS of every series and, with several series, of their sum, in shares of the
-floor's own. The best factor is kept; 0 is the floor itself, which is therefore never lost.
+floor's own. The best factor is kept; 0 is the floor itself, which is therefore never lost. Series
+count alike, each in units of its own spread: in those of the data the largest of a few held-out
+items would decide alone, and by chance. Then the noise of forecasts is scaled by the temperature
+that scores best: tails heavier than Gaussian ones make standard deviations too large for the
+middle, errors of a season not seen in training make them too small.
 """
 
 from __future__ import annotations
@@ -27,7 +31,10 @@ if TYPE_CHECKING:
     from scidiffusion.timeseries.window_model import WindowModel
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
-WINDOWS, PATHS = 64, 32
+TEMPERATURES = (1.0, 0.7, 0.85, 1.2, 1.4)
+GAIN = 0.995
+"""Temperatures that gain less than half a percent gain by chance."""
+WINDOWS, PATHS = 128, 32
 SERIES = 1024
 """Series that are judged in all, about: with many in an item, few windows do."""
 BLOCK = 64
@@ -55,17 +62,29 @@ class Trial:
 
 @torch.no_grad()
 def choose_shrinkage(model: WindowModel, bank: SeriesBank, held: WindowRows, seed: int) -> None:
-    """Set the denoiser's shrinkage, of forecasts and of gaps, to the best of `FACTORS`."""
+    """Set the denoiser's shrinkage, of forecasts and of gaps, and its temperature to the best."""
     rows = held.pick(max(4, min(WINDOWS, SERIES // model.dim)), seed + 1)
     rows = WindowRows(rows.item.to(bank.device), rows.end.to(bank.device))
-    model.denoiser.eval()
-    model.trust = _choose(model, "shrinkage", list(_forecasts(model, bank, rows)), seed)
+    denoiser = model.denoiser.eval()
+    denoiser.temperature.fill_(1.0)
+    trials = list(_forecasts(model, bank, rows))
+    model.trust = _scores(model, denoiser.shrinkage, FACTORS, trials, seed)
+    denoiser.shrinkage.fill_(_best(model.trust))
+    scores = _scores(model, denoiser.temperature, TEMPERATURES, trials, seed)
+    hottest = _best(scores)
+    denoiser.temperature.fill_(hottest if scores[hottest] < GAIN else 1.0)
     if model.options["gap_share"]:
         # A window of gaps has as many cells as several horizons: fewer of them will do.
-        fewer = rows.pick(max(1, min(WINDOWS // 4, SERIES // 8 // model.dim)), seed)
-        model.gap_trust = _choose(
-            model, "gap_shrinkage", list(_gaps(model, bank, fewer, seed)), seed
-        )
+        fewer = rows.pick(max(1, min(WINDOWS // 8, SERIES // 8 // model.dim)), seed)
+        # With many series every factor costs tens of seconds.
+        factors = FACTORS[::2] if model.dim > BLOCK // 8 else FACTORS
+        gaps = list(_gaps(model, bank, fewer, seed))
+        model.gap_trust = _scores(model, denoiser.gap_shrinkage, factors, gaps, seed)
+        denoiser.gap_shrinkage.fill_(_best(model.gap_trust))
+
+
+def _best(scores: dict[float, float]) -> float:
+    return min(scores, key=scores.__getitem__)
 
 
 def _blocks(model: WindowModel, rows: WindowRows) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -104,36 +123,34 @@ def _gaps(model: WindowModel, bank: SeriesBank, rows: WindowRows, seed: int) -> 
         )
 
 
-def _choose(
-    model: WindowModel, name: str, trials: Sequence[Trial], seed: int
+def _scores(
+    model: WindowModel,
+    buffer: Tensor,
+    choices: Sequence[float],
+    trials: Sequence[Trial],
+    seed: int,
 ) -> dict[float, float]:
-    """Set the buffer `name` of the denoiser to the best factor; return all scores."""
-    buffer = getattr(model.denoiser, name)
+    """Return the score of each value of a buffer of the denoiser, in shares of the first's."""
     paired = bool(model.options["antithetic"])
-    # With many series every factor costs seconds, and with gaps tens of them.
-    few = name == "gap_shrinkage" and model.dim > BLOCK // 8
-    factors = FACTORS[::2] if few else FACTORS
-    losses = {factor: np.zeros(2) for factor in factors}
+    losses = {choice: np.zeros(2) for choice in choices}
     for trial in trials:
         noise = KeyedNoise(seed, start=trial.start * PATHS, stream=("trust",))
-        for factor in factors:
-            buffer.fill_(factor)
+        for choice in choices:
+            buffer.fill_(choice)
             drawn = walk(model, trial.context, num_samples=PATHS, num_steps=None, noise=noise)
             values = trial.context.frame.value(drawn).double() * trial.spread[:, None]
-            paths, truth, judged = (
-                part.cpu().numpy() for part in (values, trial.truth, trial.judged)
+            paths, truth, judged, spread = (
+                part.cpu().numpy() for part in (values, trial.truth, trial.judged, trial.spread)
             )
-            error = fair_crps_cells(truth, paths, paired=paired)
-            losses[factor][0] += error[judged].sum()
+            error = fair_crps_cells(truth, paths, paired=paired) / spread
+            losses[choice][0] += error[judged].sum()
             if model.dim > 1:
-                error = fair_crps_cells(truth.sum(1), paths.sum(2), paired=paired)
-                losses[factor][1] += error[judged.all(1)].sum()
-    floor = losses[0.0]
+                error = fair_crps_cells(truth.sum(1), paths.sum(2), paired=paired) / spread.sum(1)
+                losses[choice][1] += error[judged.all(1)].sum()
+    reference = losses[choices[0]]
     # A part without a cell to judge has no say.
-    counted = floor > 0
-    relative = {
-        factor: float((loss[counted] / floor[counted]).mean()) if counted.any() else 1.0
-        for factor, loss in losses.items()
+    counted = reference > 0
+    return {
+        choice: float((loss[counted] / reference[counted]).mean()) if counted.any() else 1.0
+        for choice, loss in losses.items()
     }
-    buffer.fill_(min(relative, key=relative.__getitem__))
-    return relative

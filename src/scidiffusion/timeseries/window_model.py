@@ -37,7 +37,8 @@ LOOK_BACK = 200
 """Steps before the origin that are looked at at least, where there are as many."""
 FULL_RANK = 64
 LOW_RANK = 16
-FLOOR_CELLS = 2_000_000
+FLOOR_CELLS = 16_000_000
+"""Cells of the windows that the floor is fitted on, about: with fewer it varies with the seed."""
 
 
 class WindowModel(SeriesModel):
