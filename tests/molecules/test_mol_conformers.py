@@ -96,6 +96,17 @@ def test_distances_are_pulled_at():
     assert miss(pulled) < 0.7 * miss(free)
 
 
+def test_conformers_come_from_noise_alone_with_their_stereo():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ScidiffusionWarning)
+        mol = conformers(ALANINE, n=4, seed=0, start="noise")
+    assert mol.GetNumConformers() >= 2
+    assert validity(mol).ok.all()
+    again = Chem.Mol(mol, confId=mol.GetConformers()[0].GetId())
+    Chem.AssignStereochemistryFrom3D(again)
+    assert Chem.MolToSmiles(Chem.RemoveHs(again)) == Chem.CanonSmiles(ALANINE)
+
+
 def test_the_network_brings_geometries_closer_to_its_training_level():
     """Refinement changes bonds in one direction: C-H of GFN2 is longer than C-H of MMFF94."""
     from scidiffusion.molecules.chem.embedding import embed, relax_mmff

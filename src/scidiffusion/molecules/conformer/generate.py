@@ -29,7 +29,7 @@ from scidiffusion.molecules.chem.energies import (
 from scidiffusion.molecules.chem.ensembles import farthest_points, keep, prune, rmsd_matrix
 from scidiffusion.molecules.chem.figures import name_of, positions, set_figures
 from scidiffusion.molecules.chem.smiles import as_molecule
-from scidiffusion.molecules.chem.stereo import fix_stereo
+from scidiffusion.molecules.chem.stereo import fix_stereo, stereo_kept
 from scidiffusion.molecules.conformer.denoiser import SIGMA_MAX, ConformerDenoiser
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.refine import refine
@@ -219,7 +219,10 @@ def _from_noise(
 
     def make(missing: int, attempt: int) -> Chem.Mol:
         starts = np.zeros((missing, mol.GetNumAtoms(), 3))
-        return _refined(denoiser, mol, starts, asked, steering, request.seed + attempt)
+        made = _refined(denoiser, mol, starts, asked, steering, request.seed + attempt)
+        if not request.fixed_core:
+            _mirror(made, ~stereo_kept(made))
+        return made
 
     found = _collected(mol, request.n, make)
     if not found.GetNumConformers():
@@ -230,6 +233,17 @@ def _from_noise(
     if found.GetNumConformers() < request.n:
         _say_missing(mol, request.n - found.GetNumConformers(), 0)
     return found
+
+
+def _mirror(mol: Chem.Mol, chosen: NDArray[np.bool_]) -> None:
+    """Reflect some conformers in place.
+
+    Hands are decided early in a walk from noise, when a centre is still flat: where all of them
+    came out wrong, the mirror image is as likely a conformer and has them right.
+    """
+    for conformer, wrong in zip(mol.GetConformers(), chosen, strict=True):
+        if wrong:
+            conformer.SetPositions(conformer.GetPositions() * [1.0, 1.0, -1.0])
 
 
 def oversampling(mol: Chem.Mol) -> int:
