@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
+from scidiffusion.molecules.conformer.conversion import pairs_from_sdf
 from scidiffusion.molecules.conformer.estimator import ConformerDiffusion
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
     heavy_rmsd,
     load_ensembles,
-    pairs_from_sdf,
 )
 
 MAX_RMSD = 0.6

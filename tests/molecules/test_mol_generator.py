@@ -16,12 +16,12 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from scidiffusion.errors import ConfigError, DataError, InputError
+from scidiffusion.molecules.conformer.conversion import pairs_from_sdf
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
     heavy_rmsd,
     intact,
     load_ensembles,
-    pairs_from_sdf,
     read_notes,
     stereo_smiles,
     template,

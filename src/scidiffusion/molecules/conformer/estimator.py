@@ -23,11 +23,12 @@ from scidiffusion.estimator import (
     split_rows,
 )
 from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
+from scidiffusion.molecules.conformer.conversion import pairs_of
 from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser
 from scidiffusion.molecules.conformer.generate import Request, generate
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.network import ConformerNetwork, NetworkSize
-from scidiffusion.molecules.conformer.pairs import ConformerPairs, pairs_of
+from scidiffusion.molecules.conformer.pairs import ConformerPairs
 from scidiffusion.persistence import SavedModel, check_version
 
 VERSION = 1
