@@ -1,0 +1,514 @@
+"""`MoleculeDiffusion`: learn molecules in 3D, make new ones.
+
+`scidiffusion.molecules.denovo.bundled` is this estimator with the weights that the package brings.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from rdkit import Chem
+from torch import Tensor
+
+from scidiffusion.core.elbo import elbo
+from scidiffusion.core.schedules import check_option
+from scidiffusion.durations import seconds
+from scidiffusion.errors import ConfigError, DataError, InputError, ScidiffusionWarning
+from scidiffusion.estimator import (
+    GenerativeEstimator,
+    check_positive,
+    check_seed,
+    native_bf16,
+    resolve_device,
+    split_rows,
+)
+from scidiffusion.molecules.denovo.bank import MoleculeBank
+from scidiffusion.molecules.denovo.building import VALID, to_molecules
+from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser
+from scidiffusion.molecules.denovo.generate import (
+    STEPS,
+    TEMPERATURE,
+    RowNoise,
+    Scaffold,
+    Walk,
+    generate,
+)
+from scidiffusion.molecules.denovo.network import NetworkSize, PairNetwork
+from scidiffusion.molecules.denovo.population import ATOMS, FORMULA, Population, formula
+from scidiffusion.molecules.denovo.process import Types
+from scidiffusion.molecules.denovo.reading import Clouds, read_clouds
+from scidiffusion.persistence import SavedModel, check_version
+from scidiffusion.progress import sampling_progress
+
+VERSION = 1
+"""Version of what `save` writes of the network and of what it is told."""
+FEWEST = 10
+"""Molecules that a fit needs."""
+ROUNDS = 20
+"""Draws for each valid molecule asked for, before the rest is given up."""
+
+
+class MoleculeDiffusion(GenerativeEstimator):
+    """Learn molecules as atoms in space; make new ones. See the package's modules.
+
+    Args:
+        labels: Names of the numbers that molecules can be asked for: SD properties, or names of y.
+        types: How types are noised: "gaussian" (EDM) or "multinomial".
+        type_scale: Of Gaussian types, the scale in Angstrom: types are decided at this noise.
+        width: Scalars of an atom in the network.
+        pair_width: Scalars of a pair of atoms.
+        vectors: Vectors of an atom.
+        triangles: Products of a pair summed over its triangles; 0 leaves them out.
+        layers: Layers.
+        max_steps: Training steps at most.
+        lr: Peak learning rate.
+        ema_decay: Decay of the average of the weights.
+        bundle_pairs: Pairs of atoms of a training step; 7,000 are 30 molecules of 15 atoms.
+        condition_dropout: Share of molecules whose composition, and share of those whose labels,
+            are hidden from the network in training, in [0, 1); guidance needs some.
+        validation_fraction: Share of the molecules that is held out, in [0, 0.5].
+        patience: Evaluations without improvement before training stops; None never stops.
+        budget: Training time at most: seconds or a text such as "40min"; None is no limit.
+        precision: "auto", "float32" or "bf16", of the training.
+        compile: Compile the network for training; needs a C++ compiler, takes a minute or two, and
+            then saves a tenth to a quarter of the time of a step.
+        device: "auto", "cpu" or "cuda".
+        random_state: Seed of everything random; None takes a fresh one.
+        progress: Show progress bars.
+
+    Attributes:
+        seed_: The seed that was used.
+        denoiser_: The fitted denoiser.
+        population_: Compositions and labels of the training molecules.
+        elements_: (K,) atomic numbers that the model knows.
+        labels_: Names of the labels.
+        training_: `scidiffusion.training.TrainResult` of the fit; not saved.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: Sequence[str] = (),
+        types: str = "gaussian",
+        type_scale: float = 3.0,
+        width: int = 192,
+        pair_width: int = 64,
+        vectors: int = 16,
+        triangles: int = 16,
+        layers: int = 6,
+        max_steps: int = 30_000,
+        lr: float = 1.5e-3,
+        ema_decay: float = 0.999,
+        bundle_pairs: int = 7_000,
+        condition_dropout: float = 0.1,
+        validation_fraction: float = 0.02,
+        patience: int | None = 20,
+        budget: float | str | None = None,
+        precision: str = "auto",
+        compile: bool = False,
+        device: str = "auto",
+        random_state: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.labels = labels
+        self.types = types
+        self.type_scale = type_scale
+        self.width = width
+        self.pair_width = pair_width
+        self.vectors = vectors
+        self.triangles = triangles
+        self.layers = layers
+        self.max_steps = max_steps
+        self.lr = lr
+        self.ema_decay = ema_decay
+        self.bundle_pairs = bundle_pairs
+        self.condition_dropout = condition_dropout
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.budget = budget
+        self.precision = precision
+        self.compile = compile
+        self.device = device
+        self.random_state = random_state
+        self.progress = progress
+
+    # -- fitting ---------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
+        start: MoleculeDiffusion | None = None,
+    ) -> Self:
+        """Learn from molecules in 3D.
+
+        Args:
+            X: RDKit molecules with explicit hydrogens and conformers, of which each counts as a
+                molecule; or a mapping, or an npz file, of `numbers` (A,), `positions` (A, 3) in
+                Angstrom and `offsets` (M + 1,).
+            y: Labels: None, (M,), (M, L) or a mapping of names to (M,); see `labels`.
+            checkpoint_dir: Folder for a checkpoint; None writes none.
+            resume: Go on from the checkpoint that is there.
+            start: A fitted estimator, of the same sizes, elements and number of labels, whose
+                weights are the first ones.
+
+        Raises:
+            DataError: if molecules or labels cannot be used; the message names the molecule.
+            ConfigError: if an option is out of range, or `start` is of other sizes.
+        """
+        from scidiffusion.molecules.denovo.objective import MoleculeLoss
+        from scidiffusion.training import TrainConfig, train
+
+        seed, device = check_seed(self.random_state), resolve_device(self.device)
+        self._check_options()
+        bf16 = self.precision == "bf16" or (self.precision == "auto" and native_bf16(device))
+        config = TrainConfig(
+            max_steps=self.max_steps,
+            batch_size=1,
+            lr=self.lr,
+            weight_decay=1e-2,
+            ema_decay=self.ema_decay,
+            warmup_steps=200,
+            decay_start=0.25,
+            patience=self.patience,
+            anneal=0.25,
+            precision="bf16" if bf16 else "float32",
+            validate_every=max(1, min(1000, self.max_steps // 4)),
+            validation_draws=60,
+            budget=None if self.budget is None else seconds(self.budget),
+            seed=seed,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            progress=self.progress,
+            compile=self.compile,
+        )
+        clouds = read_clouds(X, y, self.labels)
+        if len(clouds) < FEWEST:
+            raise DataError(
+                f"{len(clouds)} molecules are too few to learn from: {FEWEST} are needed, better "
+                "thousands"
+            )
+        elements = clouds.elements()
+        population = Population.of(
+            elements, clouds.composition(elements), clouds.names, clouds.labels
+        )
+        bank = MoleculeBank(
+            clouds.numbers,
+            clouds.positions,
+            clouds.offsets,
+            elements=elements,
+            labels=population.labels,
+            pairs=self.bundle_pairs,
+        )
+        kept, held = split_rows(len(bank), self.validation_fraction, seed)
+        denoiser = self._build(seed, len(elements), len(clouds.names))
+        if start is not None:
+            self._begin_with(start, denoiser, elements)
+        objective = MoleculeLoss(bank, kept, held, dropout=self.condition_dropout)
+        # A row is a molecule's number; numbers from len(kept) on are held out.
+        rows = torch.arange(len(bank))[:, None]
+        try:
+            self.training_ = train(
+                denoiser,
+                objective,
+                rows[: len(kept)],
+                validation=(rows[len(kept) :], None) if len(held) else None,
+                config=config,
+                checkpoint_dir=checkpoint_dir,
+                resume=resume,
+            )
+        finally:
+            denoiser.network.release()
+        self.seed_, self._calls = seed, 0
+        self.population_ = population
+        self.denoiser_ = denoiser.to(device).eval()
+        return self
+
+    def _begin_with(
+        self, start: MoleculeDiffusion, denoiser: MoleculeDenoiser, elements: np.ndarray
+    ) -> None:
+        start._check_fitted()
+        network, first = denoiser.network, start.denoiser_.network
+        if (network.size, network.labels) != (first.size, first.labels) or not np.array_equal(
+            elements, start.elements_
+        ):
+            raise ConfigError(
+                f"start has a network of {first.size}, {first.labels} labels and the elements "
+                f"{start.elements_.tolist()}; asked for are {network.size}, {network.labels} and "
+                f"{elements.tolist()}"
+            )
+        denoiser.load_state_dict(start.denoiser_.state_dict())
+
+    def _check_options(self) -> None:
+        check_option(Types, self.types, "types")
+        if self.precision not in ("auto", "float32", "bf16"):
+            raise ConfigError(
+                f"precision must be 'auto', 'float32' or 'bf16', got {self.precision!r}"
+            )
+        if not 0 <= self.condition_dropout < 1:
+            raise ConfigError(
+                f"condition_dropout must lie in [0, 1), got {self.condition_dropout}"
+            )
+        for name in ("width", "pair_width", "vectors", "layers", "bundle_pairs"):
+            check_positive(getattr(self, name), name)
+
+    def _build(self, seed: int, types: int, labels: int) -> MoleculeDenoiser:
+        size = NetworkSize(self.width, self.pair_width, self.vectors, self.triangles, self.layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = PairNetwork(types, labels, size)
+        return MoleculeDenoiser(network, Types(self.types), self.type_scale)
+
+    @property
+    def elements_(self) -> np.ndarray:
+        """(K,) atomic numbers that the model knows."""
+        return self.population_.elements
+
+    @property
+    def labels_(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self.population_.names
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int = 10,
+        conditions: Mapping[str, Any] | None = None,
+        steps: int | None = None,
+        random_state: int | None = None,
+        guidance_scale: float = 1.0,
+        scaffold: Chem.Mol | None = None,
+        valid_only: bool = False,
+        *,
+        sampler: str = "dpmpp_sde",
+        temperature: float = TEMPERATURE,
+    ) -> list[Chem.Mol]:
+        """Make new molecules.
+
+        Args:
+            n: Number of molecules, 1 or more.
+            conditions: What they should be: a label, "atoms" (their number) or "formula" -> one
+                value, or n of them.
+            steps: Network evaluations a molecule; None is 50. Guidance doubles them.
+            random_state: Seed; None takes the next of the estimator's own stream.
+            guidance_scale: 1 samples under the conditions, more exaggerates them at the price of
+                diversity; 0 ignores them but for the atoms.
+            scaffold: Molecule with one conformer whose atoms, without changes among themselves,
+                the new ones contain as their first atoms, where they are.
+            valid_only: Draw again until n valid molecules are there; a warning says how many were
+                left out. Otherwise all n come as they are, marked.
+            sampler: "dpmpp_sde", "dpmpp_2m", "ddim" or "ancestral".
+            temperature: Factor of the noise of the stochastic samplers, in [0, 2]. 1 draws from
+                what was learned; less gives more regular molecules and fewer kinds of them.
+
+        Returns:
+            Molecules with hydrogens, one conformer, and the properties `valid` (bonds were found,
+            valences are right, in one piece), `stable` (every atom has a valence of its element
+            by the distance tables of EDM) and `fragments`.
+
+        Raises:
+            InputError: if n is not 1 or more.
+            ConditionError: if a condition is unknown or lies outside what was learned.
+            ConfigError: if an option is out of range, guidance is asked for without a label, or
+                the scaffold does not fit.
+        """
+        self._check_fitted()
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise InputError(f"n must be 1 or more molecules, got {n!r}")
+        if guidance_scale != 1:
+            self._check_guidance(conditions, guidance_scale)
+        core = None if scaffold is None else formula(scaffold, self.elements_)
+        walk = Walk(
+            self._next_seed(random_state),
+            check_positive(steps, "steps") or STEPS,
+            sampler,
+            float(temperature),
+            float(guidance_scale),
+            None if scaffold is None else self._scaffold(scaffold),
+        )
+        plan = self.population_.plan(
+            int(n), conditions, np.random.default_rng([walk.seed, 0]), core
+        )
+        made: list[Chem.Mol | None] = [None] * int(n)
+        open_rows, drawn, dropped = np.arange(n), 0, 0
+        with sampling_progress(int(n), enabled=self.progress) as advance:
+            for _ in range(ROUNDS if valid_only else 1):
+                part = type(plan)(plan.composition[open_rows], plan.labels[open_rows])
+                states = generate(
+                    self.denoiser_, part, np.arange(drawn, drawn + len(part.labels)), walk, advance
+                )
+                drawn += len(states)
+                mols = self._molecules(states, scaffold)
+                for row, mol in zip(open_rows, mols, strict=True):
+                    made[row] = mol
+                invalid = np.array([not mol.GetBoolProp(VALID) for mol in mols])
+                dropped += int(invalid.sum())
+                open_rows = open_rows[invalid]
+                if not len(open_rows):
+                    break
+        if not valid_only:
+            return [mol for mol in made if mol is not None]
+        kept = [mol for row, mol in enumerate(made) if row not in set(open_rows.tolist())]
+        if dropped:
+            missing = f"; {len(open_rows)} could not be made" if len(open_rows) else ""
+            warnings.warn(
+                f"{dropped} of {drawn} molecules drawn were not valid and were left out{missing}",
+                ScidiffusionWarning,
+                stacklevel=2,
+            )
+        return [mol for mol in kept if mol is not None]
+
+    def _check_guidance(self, conditions: Mapping[str, Any] | None, scale: float) -> None:
+        if not np.isfinite(scale):
+            raise ConfigError(f"guidance_scale must be a finite number, got {scale}")
+        named = [*self.labels_, ATOMS, FORMULA]
+        if not any(name in named for name in conditions or {}):
+            raise ConfigError(
+                "guidance pulls towards conditions, and none was given; this model knows "
+                f"{', '.join(named)}"
+            )
+        if not self.condition_dropout:
+            raise ConfigError(
+                "guidance needs a model fitted with condition_dropout above 0, such as 0.1"
+            )
+
+    def _scaffold(self, scaffold: Chem.Mol) -> Scaffold:
+        if not scaffold.GetNumConformers():
+            raise ConfigError("the scaffold has no coordinates; give a molecule with a conformer")
+        places = scaffold.GetConformer().GetPositions()
+        if len(places) < 1 or not np.isfinite(places).all():
+            raise ConfigError("the scaffold has no atoms, or a position that is not finite")
+        numbers = np.array([atom.GetAtomicNum() for atom in scaffold.GetAtoms()])
+        device = next(self.denoiser_.parameters()).device
+        return Scaffold(
+            torch.from_numpy(np.searchsorted(self.elements_, numbers)).to(device),
+            torch.from_numpy(places).to(device, torch.float32),
+        )
+
+    def _molecules(
+        self, states: list[tuple[np.ndarray, np.ndarray]], scaffold: Chem.Mol | None
+    ) -> list[Chem.Mol]:
+        numbers = [self.elements_[types] for types, _ in states]
+        positions = [place for _, place in states]
+        if scaffold is not None:
+            known = scaffold.GetConformer().GetPositions()
+            positions = [_onto(place, known) for place in positions]
+        return to_molecules(numbers, positions)
+
+    def score_samples(
+        self, X: Any, *, steps: int = 100, draws: int = 1, random_state: int | None = None
+    ) -> np.ndarray:
+        """Return a lower bound of the log-density of molecules.
+
+        The bound is of log p(positions, types, number of atoms), in nats: a density per
+        Angstrom^(3 (N - 1)) of the positions about their centre, a probability of the rest. It is
+        an estimate; more steps and draws make it sharper.
+
+        Args:
+            X: Molecules as `fit` takes them.
+            steps: Noise levels at which the bound is computed.
+            draws: Noisy states at each.
+            random_state: Seed of the noise; None is 0, so that scores can be compared.
+
+        Returns:
+            (M,) float64, one a conformer.
+
+        Raises:
+            DataError: if a molecule cannot be used or has an element that was not learned.
+        """
+        self._check_fitted()
+        clouds = read_clouds(X)
+        clouds.composition(self.elements_)
+        counts, seed = clouds.counts, check_seed(0 if random_state is None else random_state)
+        scores = self.population_.log_size(counts)
+        order = np.argsort(counts, kind="stable")
+        for start in range(0, len(order), 64):
+            batch = order[start : start + 64]
+            scores[batch] += self._bound(clouds, batch, seed, steps, draws)
+        return scores
+
+    def _bound(
+        self, clouds: Clouds, batch: np.ndarray, seed: int, steps: int, draws: int
+    ) -> np.ndarray:
+        device = next(self.denoiser_.parameters()).device
+        counts = clouds.counts[batch]
+        size = int(counts.max())
+        positions = torch.zeros(len(batch), size, 3)
+        types = torch.zeros(len(batch), size, dtype=torch.long)
+        for row, index in enumerate(batch):
+            part = slice(clouds.offsets[index], clouds.offsets[index + 1])
+            place = clouds.positions[part] - clouds.positions[part].mean(0)
+            positions[row, : counts[row]] = torch.from_numpy(place.astype(np.float32))
+            kinds = np.searchsorted(self.elements_, clouds.numbers[part])
+            types[row, : counts[row]] = torch.from_numpy(kinds)
+        mask = torch.arange(size) < torch.from_numpy(counts)[:, None]
+        bound = self.denoiser_.bound(mask.to(device))
+        noise = RowNoise(seed, tuple(int(i) for i in batch), tuple(int(c) for c in counts))
+        terms = elbo(
+            bound,
+            bound.clean(positions.to(device), types.to(device)),
+            grid=bound.process.schedule.grid(steps, "log_snr"),
+            noise=noise,
+            draws=draws,
+        )
+        return np.asarray(terms.total.double().cpu().numpy())
+
+    # -- persistence -----------------------------------------------------------------------------
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
+        population = self.population_
+        codec = {
+            "version": VERSION,
+            "seed": self.seed_,
+            "elements": population.elements.tolist(),
+            "labels": list(population.names),
+            "mean": population.mean.tolist(),
+            "std": population.std.tolist(),
+        }
+        tensors = {f"denoiser.{k}": v for k, v in self.denoiser_.state_dict().items()}
+        tensors["population.composition"] = torch.from_numpy(population.composition).short()
+        tensors["population.labels"] = torch.from_numpy(population.labels).float()
+        return {}, tensors, {"codec.json": codec}
+
+    def _restore(self, saved: SavedModel) -> None:
+        codec = saved.extra["codec.json"]
+        check_version(codec, VERSION, "the network")
+        self.population_ = Population(
+            np.array(codec["elements"], dtype=np.int64),
+            saved.tensors["population.composition"].long().numpy(),
+            tuple(codec["labels"]),
+            saved.tensors["population.labels"].double().numpy(),
+            np.array(codec["mean"], dtype=np.float64),
+            np.array(codec["std"], dtype=np.float64),
+        )
+        denoiser = self._build(0, len(codec["elements"]), len(codec["labels"]))
+        prefix = "denoiser."
+        denoiser.load_state_dict(
+            {
+                name.removeprefix(prefix): value.float()
+                for name, value in saved.tensors.items()
+                if name.startswith(prefix)
+            }
+        )
+        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
+        self.seed_, self._calls = codec["seed"], 0
+
+
+def _onto(positions: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Move positions by the proper rigid motion that lays their first atoms onto known places."""
+    first = positions[: len(known)]
+    centres = first.mean(0), known.mean(0)
+    left, _, right = np.linalg.svd((first - centres[0]).T @ (known - centres[1]))
+    left[:, 2] *= np.sign(np.linalg.det(left @ right))
+    moved = (positions - centres[0]) @ left @ right + centres[1]
+    # To the last digit: what was fixed is where it was.
+    moved[: len(known)] = known
+    return np.asarray(moved)
