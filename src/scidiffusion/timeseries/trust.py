@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TEMPERATURES = (1.0, 0.7, 0.85, 1.2, 1.4)
-GAIN = 0.99
-"""A temperature that gains less than one percent gains by chance."""
+GAIN = 0.995
+"""A temperature that gains less than half a percent gains by chance."""
 WINDOWS, PATHS = 128, 32
 SERIES = 1024
 """Series that are judged in all, about: with many in an item, few windows do."""
