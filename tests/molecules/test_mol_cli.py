@@ -62,3 +62,17 @@ def test_other_formats(tmp_path, suffix):
     result = RUN.invoke(app, ["conformers", "CCO", "-n", "2", "-o", str(out), "--quiet"])
     assert result.exit_code == 0, result.output
     assert out.stat().st_size > 100
+
+
+@pytest.mark.parametrize("suffix", ["sdf", "xyz", "html"])
+def test_new_molecules_are_written_as_they_were_drawn(tmp_path, suffix):
+    out = tmp_path / f"new.{suffix}"
+    arguments = ["molecules", "sample", "-n", "4", "-o", str(out), "--seed", "1", "--quiet"]
+    result = RUN.invoke(app, [*arguments, "--steps", "3"])
+    assert result.exit_code == 0, result.output
+    text = out.read_text(encoding="utf-8")
+    if suffix == "sdf":
+        # Three steps draw nothing that RDKit would accept; it is written, and marked.
+        assert text.count("$$$$") == 4
+        assert ">  <valid>" in text
+    assert text

@@ -59,7 +59,10 @@ def name_of(mol: Chem.Mol) -> str:
     if mol.HasProp("smiles"):
         return str(mol.GetProp("smiles"))
     with rdBase.BlockLogs():
-        return str(Chem.MolToSmiles(heavy_graph(mol)))
+        try:
+            return str(Chem.MolToSmiles(heavy_graph(mol)))
+        except Chem.MolSanitizeException:  # a drawn molecule whose valences are wrong
+            return str(Chem.MolToSmiles(mol))
 
 
 def heavy_graph(mol: Chem.Mol) -> Chem.Mol:
