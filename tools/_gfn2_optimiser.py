@@ -18,10 +18,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdForceFieldHelpers
 
-BOHR = 0.529177210903
-"""One bohr in Angstrom."""
-HARTREE = 627.509474
-"""One hartree in kcal/mol."""
+from scidiffusion.molecules.chem.energies import ANGSTROM_PER_BOHR, KCAL_PER_HARTREE
 
 ENERGY = 5e-6
 """The energy changes by less, in hartree, when it has converged (xtb's "normal")."""
@@ -62,7 +59,7 @@ def force_field_hessian(mol: Chem.Mol) -> np.ndarray:
     base = gradient(positions)
     rows = [gradient(positions + step * unit) - base for unit in np.eye(len(positions))]
     hessian = np.array(rows) / step
-    return (hessian + hessian.T) / 2 / HARTREE * BOHR**2
+    return (hessian + hessian.T) / 2 / KCAL_PER_HARTREE * ANGSTROM_PER_BOHR**2
 
 
 def _relax_tblite(mol: Chem.Mol) -> tuple[float, np.ndarray] | None:
@@ -70,7 +67,7 @@ def _relax_tblite(mol: Chem.Mol) -> tuple[float, np.ndarray] | None:
     from tblite.interface import Calculator
 
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    at = mol.GetConformer().GetPositions().ravel() / BOHR
+    at = mol.GetConformer().GetPositions().ravel() / ANGSTROM_PER_BOHR
     hessian = force_field_hessian(mol)
     try:
         charge = float(Chem.GetFormalCharge(mol))
@@ -106,7 +103,7 @@ def _relax_tblite(mol: Chem.Mol) -> tuple[float, np.ndarray] | None:
                 continue
             at, energy, slope = at + step, new, new_slope
             if abs(gain) < ENERGY and np.linalg.norm(slope) < GRADIENT:
-                return float(energy), at.reshape(-1, 3) * BOHR
+                return float(energy), at.reshape(-1, 3) * ANGSTROM_PER_BOHR
             if gain < 0.7 * expected:
                 trust = min(1.5 * trust, 0.8)
     except (TBLiteRuntimeError, np.linalg.LinAlgError):

@@ -31,22 +31,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _gfn2_optimiser import HARTREE, relax
+from _gfn2_optimiser import relax
 from _molecule_source import SIZES, MoleculeSource, flat
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from scidiffusion._files import write_atomic
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionError
+from scidiffusion.molecules.chem.checks import intact
+from scidiffusion.molecules.chem.energies import KCAL_PER_HARTREE
+from scidiffusion.molecules.chem.ensembles import with_places
+from scidiffusion.molecules.chem.handedness import canonical
+from scidiffusion.molecules.chem.stereo import fix_stereo
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
     heavy_rmsd,
-    intact,
     read_notes,
     shard_files,
     stereo_smiles,
     template,
-    with_positions,
     write_shard,
 )
 
@@ -72,17 +75,6 @@ class Recipe:
     apart: float = 0.2
     engine: str = "tblite"
     seed: int = 0
-
-
-def fix_stereo(smiles: str, seed: int) -> str | None:
-    """Isomeric SMILES with every stereo element specified, or None if there is no 3D structure.
-
-    What the SMILES leaves open is as in one embedded conformer.
-    """
-    mol = template(smiles)
-    if not _embed(mol, 1, seed, knowledge=True):
-        return None
-    return stereo_smiles(mol)
 
 
 def _embed(mol: Chem.Mol, count: int, seed: int, *, knowledge: bool) -> bool:
@@ -143,22 +135,23 @@ def make_pairs(smiles: str, recipe: Recipe) -> ConformerPairs | None:
     with rdBase.BlockLogs():
         # Small and not 0: RDKit multiplies it by the number of the conformer.
         seed = 1 + zlib.crc32(f"{recipe.seed} {smiles}".encode()) % 1_000_000
-        fixed = fix_stereo(smiles, seed)
-        if fixed is None:
+        try:
+            fixed, _ = fix_stereo(template(smiles), seed)
+        except DataError:
             return None
-        mol = template(fixed)
-        text = Chem.MolToSmiles(Chem.RemoveHs(mol))
+        text = canonical(fixed)
         mol = template(text)
         begins, ends, energies = [], [], []
         for positions in starts(mol, text, recipe, seed):
-            result = relax(with_positions(mol, positions), recipe.engine)
-            if result is None or not intact(mol, result[1]):
+            result = relax(with_places(mol, positions), recipe.engine)
+            if result is None:
                 continue
-            if stereo_smiles(with_positions(mol, result[1])) != text:
+            reached = with_places(mol, result[1])
+            if not intact(reached).all() or stereo_smiles(reached) != text:
                 continue
             begins.append(positions)
             ends.append(result[1])
-            energies.append(result[0] * HARTREE)
+            energies.append(result[0] * KCAL_PER_HARTREE)
     if not begins:
         return None
     above = np.array(energies) - min(energies)

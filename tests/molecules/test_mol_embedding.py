@@ -13,8 +13,8 @@ from scidiffusion.errors import DataError, ScidiffusionWarning
 from scidiffusion.molecules.chem.checks import validity
 from scidiffusion.molecules.chem.embedding import embed, lay_on, relax_mmff
 from scidiffusion.molecules.chem.figures import positions
+from scidiffusion.molecules.chem.handedness import stereo_kept
 from scidiffusion.molecules.chem.smiles import read_smiles
-from scidiffusion.molecules.chem.stereo import stereo_kept
 
 
 def relaxed(smiles: str, n: int = 2, seed: int = 0) -> Chem.Mol:

@@ -16,16 +16,16 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from scidiffusion.errors import ConfigError, DataError, InputError
+from scidiffusion.molecules.chem.checks import intact
+from scidiffusion.molecules.chem.ensembles import with_places
 from scidiffusion.molecules.conformer.conversion import pairs_from_sdf
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
     heavy_rmsd,
-    intact,
     load_ensembles,
     read_notes,
     stereo_smiles,
     template,
-    with_positions,
     write_shard,
 )
 
@@ -133,7 +133,7 @@ class TestOptimiser:
             there = step * np.eye(len(at))[index]
             energies = [field.CalcEnergy((at + k * there).tolist()) for k in (-1, 0, 1)]
             second = (energies[0] - 2 * energies[1] + energies[2]) / step**2
-            exact = second / optimiser.HARTREE * optimiser.BOHR**2
+            exact = second / optimiser.KCAL_PER_HARTREE * optimiser.ANGSTROM_PER_BOHR**2
             assert hessian[index, index] == pytest.approx(exact, rel=2e-3)
 
     def test_hessian_of_a_minimum_has_six_free_motions_and_no_descent(self, modules):
@@ -151,7 +151,9 @@ class TestOptimiser:
 
         def point(positions):
             numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-            calculator = interface.Calculator("GFN2-xTB", numbers, positions / optimiser.BOHR)
+            calculator = interface.Calculator(
+                "GFN2-xTB", numbers, positions / optimiser.ANGSTROM_PER_BOHR
+            )
             calculator.set("verbosity", 0)
             result = calculator.singlepoint()
             return result.get("energy"), np.linalg.norm(result.get("gradient"))
@@ -161,7 +163,7 @@ class TestOptimiser:
         assert end == pytest.approx(energy, abs=1e-6)
         assert end < start
         assert rest < 1.1 * optimiser.GRADIENT < slope
-        assert intact(mol, places)
+        assert intact(with_places(mol, places)).all()
 
     @pytest.mark.skipif(shutil.which("xtb") is None, reason="the program xtb is not installed")
     def test_engines_agree(self, modules):
@@ -184,7 +186,7 @@ class TestShards:
             np.testing.assert_array_equal(one.start, other.start)
             np.testing.assert_array_equal(one.minimum, other.minimum)
             np.testing.assert_array_equal(one.energies, other.energies)
-            assert stereo_smiles(with_positions(other.mol, other.start[0])) == Chem.MolToSmiles(
+            assert stereo_smiles(with_places(other.mol, other.start[0])) == Chem.MolToSmiles(
                 Chem.RemoveHs(other.mol)
             )
         assert read_notes(tmp_path / "0.npz") == {"done": [3]}
@@ -203,7 +205,7 @@ class TestShards:
         assert Chem.MolToSmiles(read.mol) == Chem.MolToSmiles(pairs.mol)
         for start, given in zip(read.start, pairs.start, strict=True):
             assert heavy_rmsd(read.mol, start, given) < 1e-5
-            assert intact(read.mol, start)
+            assert intact(with_places(read.mol, start)).all()
 
     def test_arrays_that_do_not_fit_are_refused(self, tmp_path):
         pairs = made_pairs("CCO")
@@ -250,7 +252,7 @@ class TestFromSdf:
         for one in pairs:
             for start, minimum in zip(one.start, one.minimum, strict=True):
                 assert heavy_rmsd(one.mol, start, minimum) < 0.02
-                assert intact(one.mol, start)
+                assert intact(with_places(one.mol, start)).all()
         np.testing.assert_allclose(pairs[0].energies, [0, 1.5, 3.0])
 
     def test_the_result_is_kept(self, sdf, tmp_path, monkeypatch):
@@ -279,11 +281,11 @@ class TestRun:
         assert pairs.energies.min() == 0
         for start, minimum in zip(pairs.start, pairs.minimum, strict=True):
             for places in (start, minimum):
-                text = stereo_smiles(with_positions(pairs.mol, places))
+                text = stereo_smiles(with_places(pairs.mol, places))
                 assert text == Chem.CanonSmiles("CC[C@H](C)O")
             assert 0 < heavy_rmsd(pairs.mol, start, minimum) < 0.5
             # The start is a minimum of MMFF94: minimising does not move it.
-            again = with_positions(pairs.mol, start)
+            again = with_places(pairs.mol, start)
             rdForceFieldHelpers.MMFFOptimizeMolecule(again)
             assert heavy_rmsd(pairs.mol, again.GetConformer().GetPositions(), start) < 0.02
         for a, b in itertools.combinations(pairs.start, 2):

@@ -19,15 +19,15 @@ from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
 from scidiffusion.molecules.conformer.denoiser import conformer_process
 from scidiffusion.molecules.conformer.graph import MolGraph
-from scidiffusion.molecules.conformer.objective import ConformerLoss, NoiseLevels, turned_onto
+from scidiffusion.molecules.conformer.objective import ConformerLoss, NoiseLevels
 from scidiffusion.molecules.conformer.refine import refine
 from scidiffusion.molecules.conformer.steering import (
     EnergySteering,
     FixedCore,
     check_targets,
     distance_energy,
-    superposed,
 )
+from scidiffusion.molecules.superposition import laid_onto, turned_onto
 
 
 def butane(n: int = 4) -> tuple[Chem.Mol, np.ndarray]:
@@ -264,7 +264,7 @@ def test_superposition_undoes_a_rigid_motion():
     x = torch.randn(6, 3, dtype=torch.float64)
     turn, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
     moved = (x @ (turn * torch.det(turn)) + 2.0)[None]
-    torch.testing.assert_close(superposed(x, moved), moved)
+    torch.testing.assert_close(laid_onto(x, moved), moved)
 
 
 def test_wrong_wishes_are_named():

@@ -12,11 +12,11 @@ from rdkit.Chem import rdDistGeom
 
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
 from scidiffusion.molecules.chem.figures import heavy_graph
+from scidiffusion.molecules.chem.handedness import stereo_kept
 from scidiffusion.molecules.chem.smiles import read_smiles
 from scidiffusion.molecules.chem.stereo import (
     enumerate_stereo,
     fix_stereo,
-    stereo_kept,
     unspecified,
 )
 

@@ -18,7 +18,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 
 from scidiffusion.molecules.chem.figures import positions
-from scidiffusion.molecules.chem.stereo import stereo_kept
+from scidiffusion.molecules.chem.handedness import stereo_kept
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -77,7 +77,7 @@ def validity(mol: Chem.Mol) -> Validity:
     finite = _all(np.isfinite(places))
     # What is not finite fails its own check; the others need numbers to run.
     places = np.where(finite[:, None, None], places, 0.0)
-    distance = np.linalg.norm(places[:, :, None] - places[:, None], axis=-1)
+    distance = _distances(places)
     bonds, angles, clash = _bounds_kept(mol, distance)
     kept = stereo_kept(mol) if finite.all() else _stereo_of_finite(mol, finite)
     return Validity(
@@ -104,6 +104,19 @@ def _stereo_of_finite(mol: Chem.Mol, finite: Flags) -> Flags:
     if good:
         kept[finite] = stereo_kept(mol, good)
     return kept
+
+
+def intact(mol: Chem.Mol) -> Flags:
+    """Whether in each conformer no bond is broken and none made, by covalent radii, (n,) bool.
+
+    Raises:
+        DataError: if there is no conformer.
+    """
+    return _intact(mol, _distances(positions(mol)))
+
+
+def _distances(places: Array) -> Array:
+    return np.linalg.norm(places[:, :, None] - places[:, None], axis=-1)
 
 
 def _intact(mol: Chem.Mol, distance: Array) -> Flags:

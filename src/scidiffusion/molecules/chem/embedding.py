@@ -23,7 +23,7 @@ from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
 from scidiffusion.molecules.chem.checks import validity
 from scidiffusion.molecules.chem.ensembles import kabsch
 from scidiffusion.molecules.chem.figures import name_of
-from scidiffusion.molecules.chem.stereo import stereo_kept
+from scidiffusion.molecules.chem.handedness import stereo_kept
 
 Array = NDArray[np.float64]
 Core = Mapping[int, Sequence[float]]

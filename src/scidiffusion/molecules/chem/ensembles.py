@@ -329,6 +329,17 @@ def prune(
     return [ids[index] for index in kept]
 
 
+def with_places(mol: Chem.Mol, places: ArrayLike) -> Chem.Mol:
+    """A copy whose conformers have these places alone, (n, N, 3) or (N, 3) in Angstrom."""
+    copy = Chem.Mol(mol)
+    copy.RemoveAllConformers()
+    for place in np.asarray(places, np.float64).reshape(-1, mol.GetNumAtoms(), 3):
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.SetPositions(np.ascontiguousarray(place))
+        copy.AddConformer(conformer, assignId=True)
+    return copy
+
+
 def keep(mol: Chem.Mol, ids: Sequence[int]) -> Chem.Mol:
     """A copy with the conformers of these ids alone, in this order, numbered from 0.
 

@@ -1,10 +1,7 @@
-"""Stereo of molecules: what is left open, how it is set, and whether a geometry keeps it.
+"""Stereo of molecules: what is left open, and how it is set.
 
-Elements are tetrahedral centres (of C, Si, N+, S, P, ...) and double bonds. A geometry is judged
-by signs alone: of the volume spanned by three bonds of a centre, and of the cosine of the
-dihedral angle at a double bond, which for all conformers are a few products of arrays. What these
-call wrong may still be the molecule as asked, its atoms numbered otherwise (a meso compound and
-its mirror image); there RDKit's substructure match with stereo decides.
+Elements are tetrahedral centres (of C, Si, N+, S, P, ...) and double bonds. Whether a geometry
+keeps them is seen by `scidiffusion.molecules.chem.handedness`.
 """
 
 from __future__ import annotations
@@ -20,16 +17,22 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdCIPLabeler, rdDistGeom
 
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
-from scidiffusion.molecules.chem.figures import heavy_graph, name_of
+from scidiffusion.molecules.chem.figures import name_of
+from scidiffusion.molecules.chem.handedness import (
+    CCW,
+    CIS,
+    CW,
+    TRANS,
+    asked_centres,
+    canonical,
+    stereo_kept,
+)
 
-__all__ = ["Open", "enumerate_stereo", "fix_stereo", "stereo_kept", "unspecified"]
+__all__ = ["Open", "enumerate_stereo", "fix_stereo", "unspecified"]
 
 Array = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 CENTRE, BOND = "tetrahedral centre", "double bond"
-FLAT_VOLUME = 0.1
-"""Volume of three unit vectors below which a centre is flat, as in RDKit."""
 WAYS = ((False, True), (True, True), (True, False))
 """Of distance geometry: from random coordinates or not, with RDKit's knowledge or without."""
 QUICK = 2
@@ -45,9 +48,6 @@ LARGE_RING = 12
 COMBINATIONS = 256
 """Combinations that are tried at most."""
 
-_CW, _CCW = Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW
-_CIS = (Chem.BondStereo.STEREOCIS, Chem.BondStereo.STEREOZ)
-_TRANS = (Chem.BondStereo.STEREOTRANS, Chem.BondStereo.STEREOE)
 _DOUBLE = Chem.BondType.DOUBLE
 
 
@@ -192,7 +192,7 @@ def _first(mol: Chem.Mol, elements: list[Open], seed: int) -> Chem.Mol | None:
     # Strained cages need many attempts, too dear to be spent on each combination at once.
     for tries, ways in ((QUICK, 1), (TRIES, len(WAYS)), (PATIENT, len(WAYS))):
         rng = np.random.default_rng(seed)
-        mirrored = rng.random() < 0.5 and not _asked_centres(mol)[0]
+        mirrored = rng.random() < 0.5 and not asked_centres(mol)[0]
         for isomer in _isomers(mol, elements, rng):
             if _exists(isomer, tries, ways):
                 return _mirror_image(isomer) if mirrored else isomer
@@ -203,7 +203,7 @@ def _mirror_image(mol: Chem.Mol) -> Chem.Mol:
     # It exists as well, but a few attempts may find the one and not the other.
     image = Chem.Mol(mol)
     for atom in image.GetAtoms():
-        if atom.GetChiralTag() in (_CW, _CCW):
+        if atom.GetChiralTag() in (CW, CCW):
             atom.InvertChirality()
     with rdBase.BlockLogs():
         Chem.AssignStereochemistry(image, cleanIt=True, force=True)
@@ -234,7 +234,7 @@ def enumerate_stereo(mol: Chem.Mol, limit: int = 32) -> list[Chem.Mol]:
     seen: set[str] = set()
     cut = 2 ** len(elements) > COMBINATIONS
     for isomer in _isomers(mol, elements, None if not cut else np.random.default_rng(0)):
-        text = _canonical(isomer)
+        text = canonical(isomer)
         if text in seen:
             continue
         seen.add(text)
@@ -291,20 +291,15 @@ def _set(mol: Chem.Mol, elements: list[Open], code: Array | NDArray[np.int_]) ->
     isomer = Chem.Mol(mol)
     for element, choice in zip(elements, code, strict=True):
         if element.kind == CENTRE:
-            isomer.GetAtomWithIdx(element.atoms[0]).SetChiralTag(_CCW if choice else _CW)
+            isomer.GetAtomWithIdx(element.atoms[0]).SetChiralTag(CCW if choice else CW)
         else:
             bond = isomer.GetBondBetweenAtoms(*element.atoms)
             bond.SetStereoAtoms(*element.sides)
-            bond.SetStereo(_TRANS[0] if choice else _CIS[0])
+            bond.SetStereo(TRANS[0] if choice else CIS[0])
     with rdBase.BlockLogs():
         Chem.SetDoubleBondNeighborDirections(isomer)
         Chem.AssignStereochemistry(isomer, cleanIt=True, force=True)
     return isomer
-
-
-def _canonical(mol: Chem.Mol) -> str:
-    with rdBase.BlockLogs():
-        return str(Chem.MolToSmiles(heavy_graph(mol)))
 
 
 def _exists(mol: Chem.Mol, tries: int = TRIES, ways: int = len(WAYS)) -> bool:
@@ -335,8 +330,8 @@ def _only_one(mol: Chem.Mol, elements: list[Open], fixed: Chem.Mol) -> bool:
     # Elements are tied only where rings share atoms, as in bridges.
     if not 2 <= len(elements) <= 4 or any(rings.NumAtomRings(atom) < 2 for atom in atoms):
         return False
-    others = {_canonical(isomer): isomer for isomer in _isomers(mol, elements, None)}
-    others.pop(_canonical(fixed), None)
+    others = {canonical(isomer): isomer for isomer in _isomers(mol, elements, None)}
+    others.pop(canonical(fixed), None)
     return not any(
         _exists(isomer, tries, 1) for tries in (QUICK, TRIES) for isomer in others.values()
     )
@@ -363,91 +358,3 @@ def _chosen_text(mol: Chem.Mol, element: Open) -> str:
         if holder.HasProp("_CIPCode")
         else (element.text)
     )
-
-
-def stereo_kept(mol: Chem.Mol, conf_ids: Sequence[int] | None = None) -> Flags:
-    """Whether each conformer has every specified centre and double bond as asked.
-
-    Args:
-        mol: A molecule with conformers, N atoms and its stereo as asked.
-        conf_ids: Conformers to judge; all by default.
-
-    Returns:
-        (n,) bool; all true where nothing is specified.
-    """
-    conformers = (
-        list(mol.GetConformers())
-        if conf_ids is None
-        else [mol.GetConformer(int(number)) for number in conf_ids]
-    )
-    kept = np.ones(len(conformers), dtype=bool)
-    centres, signs = _asked_centres(mol)
-    bonds, cosines = _asked_bonds(mol)
-    if not len(conformers) or (not centres and not bonds):
-        return kept
-    places = np.stack([conformer.GetPositions() for conformer in conformers])
-    finite = np.isfinite(places).all((1, 2))
-    places = np.where(finite[:, None, None], places, 0.0)
-    if centres:
-        volume = _volumes(places, np.array(centres))
-        kept &= (volume * np.array(signs) > FLAT_VOLUME).all(1)
-    if bonds:
-        kept &= (_cosines(places, np.array(bonds)) * np.array(cosines) > 0).all(1)
-    # One element alone cannot be swapped with another.
-    if len(signs) + len(cosines) > 1:
-        for index in np.flatnonzero(~kept & finite):
-            kept[index] = _same_compound(mol, conformers[index].GetId())
-    return kept & finite
-
-
-def _asked_centres(mol: Chem.Mol) -> tuple[list[tuple[int, int, int, int]], list[float]]:
-    """Each specified centre with three of its neighbours, and the sign of their volume."""
-    centres, signs = [], []
-    for atom in mol.GetAtoms():
-        tag = atom.GetChiralTag()
-        if tag not in (_CW, _CCW):
-            continue
-        around = [one.GetIdx() for one in atom.GetNeighbors()]
-        if len(around) >= 3:
-            centres.append((atom.GetIdx(), *around[:3]))
-            signs.append(1.0 if tag == _CCW else -1.0)
-    return centres, signs
-
-
-def _asked_bonds(mol: Chem.Mol) -> tuple[list[tuple[int, int, int, int]], list[float]]:
-    """Each specified double bond with a neighbour of either end; +1 is cis, -1 trans."""
-    bonds, cosines = [], []
-    for bond in mol.GetBonds():
-        stereo = bond.GetStereo()
-        if stereo not in _CIS and stereo not in _TRANS:
-            continue
-        sides = list(bond.GetStereoAtoms())
-        if len(sides) == 2:
-            bonds.append((sides[0], bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), sides[1]))
-            cosines.append(1.0 if stereo in _CIS else -1.0)
-    return bonds, cosines
-
-
-def _volumes(places: Array, centres: NDArray[np.int_]) -> Array:
-    """(n, c) signed volume of the unit vectors to three neighbours of each centre."""
-    arms = places[:, centres[:, 1:]] - places[:, centres[:, :1]]
-    arms = arms / np.maximum(np.linalg.norm(arms, axis=-1, keepdims=True), 1e-9)
-    return np.asarray(np.linalg.det(arms))
-
-
-def _cosines(places: Array, bonds: NDArray[np.int_]) -> Array:
-    """(n, b) cosine of the dihedral angle, but for a positive factor."""
-    first, begin, end, last = (places[:, bonds[:, column]] for column in range(4))
-    axis = end - begin
-    return np.asarray((np.cross(first - begin, axis) * np.cross(last - end, axis)).sum(-1))
-
-
-def _same_compound(mol: Chem.Mol, conf_id: int) -> bool:
-    """Whether a conformer is the molecule as asked but for the numbers of like atoms."""
-    seen = Chem.Mol(mol, confId=conf_id)
-    with rdBase.BlockLogs():
-        Chem.AssignStereochemistryFrom3D(seen)
-        asked = Chem.MolFromSmiles(_canonical(mol))
-        return asked is not None and bool(
-            heavy_graph(seen).HasSubstructMatch(asked, useChirality=True)
-        )

@@ -24,14 +24,14 @@ from rdkit.Chem import rdForceFieldHelpers
 
 from scidiffusion._files import check_writable_parent, write_atomic
 from scidiffusion.errors import DataError
+from scidiffusion.molecules.chem.energies import KCAL_PER_HARTREE
+from scidiffusion.molecules.chem.ensembles import with_places
 from scidiffusion.molecules.conformer.pairs import (
-    KCAL_PER_HARTREE,
     ConformerPairs,
     heavy_rmsd,
     load_ensembles,
     stereo_smiles,
     template,
-    with_positions,
     write_shard,
 )
 
@@ -212,7 +212,7 @@ def _start_group(
             dropped["stereo"] += 1
             continue
         positions = record.GetConformer().GetPositions()[list(order)]
-        begin = with_positions(mol, positions)
+        begin = with_places(mol, positions)
         with rdBase.BlockLogs():
             if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(begin):
                 dropped["no_force_field"] += 1
@@ -221,7 +221,7 @@ def _start_group(
         relaxed = begin.GetConformer().GetPositions()
         if status != 0 or heavy_rmsd(mol, relaxed, positions) > max_rmsd:
             dropped["left"] += 1
-        elif {stereo_smiles(begin), stereo_smiles(with_positions(mol, positions))} != {text}:
+        elif {stereo_smiles(begin), stereo_smiles(with_places(mol, positions))} != {text}:
             dropped["stereo"] += 1
         else:
             start.append(relaxed)

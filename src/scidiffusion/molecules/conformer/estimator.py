@@ -29,6 +29,7 @@ from scidiffusion.molecules.conformer.generate import Request, generate
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.network import ConformerNetwork, NetworkSize
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
+from scidiffusion.molecules.superposition import turned_onto
 from scidiffusion.persistence import SavedModel, check_version
 
 VERSION = 1
@@ -296,8 +297,6 @@ class ConformerDiffusion(GenerativeEstimator):
 
 def bank_molecule(pairs: ConformerPairs) -> BankMolecule:
     """Pairs as the training sees them: centred, each minimum turned onto its start."""
-    from scidiffusion.molecules.conformer.objective import turned_onto
-
     start, minimum = (torch.from_numpy(value) for value in (pairs.start, pairs.minimum))
     start = start - start.mean(1, keepdim=True)
     minimum = minimum - minimum.mean(1, keepdim=True)

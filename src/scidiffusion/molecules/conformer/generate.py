@@ -26,10 +26,17 @@ from scidiffusion.molecules.chem.energies import (
     force_field_energies,
     gfn2_energies,
 )
-from scidiffusion.molecules.chem.ensembles import farthest_points, keep, prune, rmsd_matrix
+from scidiffusion.molecules.chem.ensembles import (
+    farthest_points,
+    keep,
+    prune,
+    rmsd_matrix,
+    with_places,
+)
 from scidiffusion.molecules.chem.figures import name_of, positions, set_figures
+from scidiffusion.molecules.chem.handedness import stereo_kept
 from scidiffusion.molecules.chem.smiles import as_molecule
-from scidiffusion.molecules.chem.stereo import fix_stereo, stereo_kept
+from scidiffusion.molecules.chem.stereo import fix_stereo
 from scidiffusion.molecules.conformer.denoiser import SIGMA_MAX, ConformerDenoiser
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.refine import refine
@@ -253,7 +260,7 @@ def oversampling(mol: Chem.Mol) -> int:
 
 def _collected(mol: Chem.Mol, n: int, make: Callable[[int, int], Chem.Mol]) -> Chem.Mol:
     """Call make(missing, attempt) until n conformers pass the checks, or `ATTEMPTS` times."""
-    found = _copies(mol, 0)
+    found = with_places(mol, [])
     for attempt in range(ATTEMPTS):
         missing = n - found.GetNumConformers()
         if not missing:
@@ -321,21 +328,10 @@ def _refined(
         steering=steering,
         device=next(denoiser.network.parameters()).device,
     )
-    made = _copies(mol, len(found))
-    for conformer, place in zip(made.GetConformers(), found, strict=True):
-        conformer.SetPositions(np.ascontiguousarray(place))
+    made = with_places(mol, found)
     if request.fixed_core:
         lay_on(made, request.fixed_core)
     return made
-
-
-def _copies(mol: Chem.Mol, n: int) -> Chem.Mol:
-    """The molecule with n empty conformers."""
-    copy = Chem.Mol(mol)
-    copy.RemoveAllConformers()
-    for _ in range(n):
-        copy.AddConformer(Chem.Conformer(mol.GetNumAtoms()), assignId=True)
-    return copy
 
 
 def _finished(mol: Chem.Mol, request: Request) -> Chem.Mol:

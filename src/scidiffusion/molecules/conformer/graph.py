@@ -16,6 +16,8 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
+from scidiffusion.molecules.chem.handedness import asked_bonds, asked_centres
+
 ELEMENTS = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53)
 """Atomic numbers that have a feature of their own."""
 HYBRIDS = (
@@ -140,55 +142,34 @@ def _pair_features(mol: Chem.Mol, rings: list[tuple[int, ...]], hops: np.ndarray
         features[(*both, start + 1)] = float(bond.IsInRing())
         # The length that the bond should have is the finest thing to be known of it.
         features[(*both, start + 2)] = radii
-        for one, other, trans in _double_bond_pairs(bond):
-            pair = [one, other], [other, one]
-            features[(*pair, start + 3 + trans)] = 1
+    for one, other, trans in _double_bond_pairs(mol):
+        features[[one, other], [other, one], start + 3 + trans] = 1
     diagonal = np.arange(count)
     features[diagonal, diagonal] = 0
     return features
 
 
-def _double_bond_pairs(bond: Chem.Bond) -> list[tuple[int, int, int]]:
-    """Return (substituent, substituent, 1 if trans else 0) across a specified double bond."""
-    stereo = bond.GetStereo()
-    cis = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
-    trans = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
-    if stereo not in cis + trans:
-        return []
-    ends = (bond.GetBeginAtom(), bond.GetEndAtom())
-    named = list(bond.GetStereoAtoms())
-    if len(named) != 2:
-        return []
+def _double_bond_pairs(mol: Chem.Mol) -> list[tuple[int, int, int]]:
+    """Return (substituent, substituent, 1 if trans else 0) across specified double bonds."""
     pairs = []
-    for one in ends[0].GetNeighbors():
-        for other in ends[1].GetNeighbors():
-            pair = (one.GetIdx(), other.GetIdx())
-            if pair[0] == ends[1].GetIdx() or pair[1] == ends[0].GetIdx():
-                continue
-            # Each substituent that is not the named one lies on the other side.
-            swaps = (pair[0] != named[0]) + (pair[1] != named[1])
-            pairs.append((*pair, (int(stereo in trans) + swaps) % 2))
+    for (named, begin, end, other_named), cosine in zip(*asked_bonds(mol), strict=True):
+        for one in mol.GetAtomWithIdx(begin).GetNeighbors():
+            for other in mol.GetAtomWithIdx(end).GetNeighbors():
+                if one.GetIdx() != end and other.GetIdx() != begin:
+                    # Each substituent that is not the named one lies on the other side.
+                    swaps = (one.GetIdx() != named) + (other.GetIdx() != other_named)
+                    trans = (int(cosine < 0) + swaps) % 2
+                    pairs.append((one.GetIdx(), other.GetIdx(), trans))
     return pairs
 
 
 def _handedness(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each stereocentre three neighbours of positive signed volume; see `MolGraph`.
-
-    RDKit's tags speak of the order of the bonds around the atom: looking from the first
-    neighbour, the others follow counterclockwise ("@") or clockwise ("@@"). Of three neighbours
-    the lone pair follows last, which seen from the lone pair turns the three the other way round.
-    """
+    """Return for each stereocentre three neighbours of positive signed volume; see `MolGraph`."""
     neighbours = np.zeros((mol.GetNumAtoms(), 3), dtype=np.int64)
     chiral = np.zeros(mol.GetNumAtoms(), dtype=bool)
-    tags = (Chem.ChiralType.CHI_TETRAHEDRAL_CCW, Chem.ChiralType.CHI_TETRAHEDRAL_CW)
-    for index, atom in enumerate(mol.GetAtoms()):
-        around = [bond.GetOtherAtomIdx(index) for bond in atom.GetBonds()]
-        if atom.GetChiralTag() not in tags or len(around) not in (3, 4):
-            continue
-        three = around[1:] if len(around) == 4 else [around[0], around[2], around[1]]
-        if atom.GetChiralTag() == tags[0]:
-            three = [three[0], three[2], three[1]]
-        neighbours[index], chiral[index] = three, True
+    for (centre, first, second, third), sign in zip(*asked_centres(mol), strict=True):
+        neighbours[centre] = (first, second, third) if sign > 0 else (first, third, second)
+        chiral[centre] = True
     return neighbours, chiral
 
 

@@ -27,6 +27,7 @@ from scidiffusion.core.objectives import Objective
 from scidiffusion.core.rng import Noise
 from scidiffusion.molecules.conformer.bank import ConformerBank
 from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser, skip_scale
+from scidiffusion.molecules.superposition import turned_onto
 
 BOND_WEIGHTS = (4.0, 2.0, 0.5)
 """Weights of distances over one, two and three bonds."""
@@ -130,20 +131,3 @@ def local_error(predicted: Tensor, target: Tensor, hops: Tensor, scale: Tensor) 
 def _distances(position: Tensor) -> Tensor:
     difference = position[:, :, None] - position[:, None]
     return difference.square().sum(-1).add(1e-8).sqrt()
-
-
-@torch.no_grad()
-def turned_onto(mobile: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Rotate centred positions onto others by the proper rotation of least squares.
-
-    Args:
-        mobile: (B, N, 3) centred, padding 0.
-        target: (B, N, 3) likewise.
-        mask: (B, N).
-    """
-    covariance = (mobile * mask[..., None]).transpose(1, 2) @ target
-    left, _, right = torch.linalg.svd(covariance)
-    sign = torch.linalg.det(left @ right).sign()
-    flip = torch.ones_like(left[:, 0])
-    flip[:, 2] = sign
-    return mobile @ (left * flip[:, None]) @ right

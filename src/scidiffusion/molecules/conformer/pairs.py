@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdMolAlign
 
 from scidiffusion._files import write_atomic
 from scidiffusion.errors import DataError, InputError
+from scidiffusion.molecules.chem.ensembles import rmsd_matrix, with_places
 
 __all__ = [
     "ConformerPairs",
@@ -34,11 +34,6 @@ __all__ = [
     "write_shard",
 ]
 
-KCAL_PER_HARTREE = 627.509474
-"""kcal/mol in one hartree, as in the files of the training data."""
-
-_MATCHES = 500
-"""Numberings of equivalent atoms tried for an RMSD; terminal groups alone can have thousands."""
 _FORMAT = "scidiffusion-conformer-pairs-1"
 
 
@@ -240,16 +235,6 @@ def _bonds(mol: Chem.Mol) -> np.ndarray:
     return np.array(ends, dtype=np.int32).reshape(-1, 2)
 
 
-def with_positions(mol: Chem.Mol, positions: np.ndarray) -> Chem.Mol:
-    """A copy of a molecule whose only conformer has these (N, 3) positions, in Angstrom."""
-    out = Chem.Mol(mol)
-    out.RemoveAllConformers()
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.ascontiguousarray(positions, dtype=np.float64))
-    out.AddConformer(conformer, assignId=True)
-    return out
-
-
 def stereo_smiles(mol: Chem.Mol, conformer: int = -1) -> str:
     """Isomeric SMILES whose stereo is that of a conformer."""
     out = Chem.Mol(mol, confId=conformer)
@@ -258,32 +243,6 @@ def stereo_smiles(mol: Chem.Mol, conformer: int = -1) -> str:
 
 
 def heavy_rmsd(mol: Chem.Mol, first: np.ndarray, second: np.ndarray) -> float:
-    """RMSD of the heavy atoms after alignment, in Angstrom, over equivalent atoms.
-
-    Args:
-        mol: The molecule of both.
-        first: (N, 3) positions in Angstrom.
-        second: (N, 3) positions in Angstrom.
-    """
-    one, two = (Chem.RemoveHs(with_positions(mol, positions)) for positions in (first, second))
-    return float(rdMolAlign.GetBestRMS(one, two, maxMatches=_MATCHES))
-
-
-def intact(mol: Chem.Mol, positions: np.ndarray) -> bool:
-    """Whether the bonds, and no others, are of a length between 0 and 1.3 covalent radii.
-
-    Args:
-        mol: The molecule.
-        positions: (N, 3) in Angstrom.
-
-    Returns:
-        False if a bonded pair is further apart than 1.3 times, or another pair is nearer than
-        1.15 times the sum of its covalent radii.
-    """
-    table = Chem.GetPeriodicTable()
-    radii = np.array([table.GetRcovalent(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    np.fill_diagonal(distance, np.inf)
-    ratio = distance / (radii[:, None] + radii[None])
-    bonded = Chem.GetAdjacencyMatrix(mol).astype(bool)
-    return bool((ratio[bonded] < 1.3).all() and (ratio[~bonded] > 1.15).all())
+    """RMSD of the heavy atoms, in Angstrom, of two (N, 3) positions of a molecule."""
+    one, two = (with_places(mol, places) for places in (first, second))
+    return float(rmsd_matrix(one, two, max_matches=500)[0, 0])

@@ -28,6 +28,7 @@ from torch import Tensor
 from scidiffusion.core.denoiser import Condition, Denoiser
 from scidiffusion.core.prediction import Parameterization, Prediction, match
 from scidiffusion.errors import ConfigError, DataError
+from scidiffusion.molecules.superposition import laid_onto
 
 DESCENTS = 15
 Energy = Callable[[Tensor], Tensor]
@@ -169,15 +170,5 @@ class FixedCore(Steering):
         """See `Steering.move`; the core is exact at every level."""
         core = x0[:, self.atoms]
         moved = x0.clone()
-        moved[:, self.atoms] = superposed(self.places.to(x0), core)
+        moved[:, self.atoms] = laid_onto(self.places.to(x0), core)
         return moved
-
-
-def superposed(places: Tensor, onto: Tensor) -> Tensor:
-    """Lay (C, 3) places onto each of (B, C, 3) by the proper rigid motion of least squares."""
-    centre, mean = places.mean(0), onto.mean(1, keepdim=True)
-    covariance = (places - centre).T @ (onto - mean)
-    left, _, right = torch.linalg.svd(covariance)
-    flip = torch.ones_like(left[:, 0])
-    flip[:, 2] = torch.linalg.det(left @ right).sign()
-    return (places - centre) @ ((left * flip[:, None]) @ right) + mean

@@ -27,6 +27,7 @@ from scidiffusion.estimator import (
     resolve_device,
     split_rows,
 )
+from scidiffusion.molecules.chem.ensembles import kabsch
 from scidiffusion.molecules.denovo.bank import MoleculeBank
 from scidiffusion.molecules.denovo.building import VALID, to_molecules
 from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser
@@ -504,11 +505,8 @@ class MoleculeDiffusion(GenerativeEstimator):
 
 def _onto(positions: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Move positions by the proper rigid motion that lays their first atoms onto known places."""
-    first = positions[: len(known)]
-    centres = first.mean(0), known.mean(0)
-    left, _, right = np.linalg.svd((first - centres[0]).T @ (known - centres[1]))
-    left[:, 2] *= np.sign(np.linalg.det(left @ right))
-    moved = (positions - centres[0]) @ left @ right + centres[1]
+    rotation, translation = kabsch(positions[: len(known)], known)
+    moved = positions @ rotation.T + translation
     # To the last digit: what was fixed is where it was.
     moved[: len(known)] = known
     return np.asarray(moved)

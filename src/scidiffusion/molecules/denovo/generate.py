@@ -26,10 +26,10 @@ from scidiffusion.core.rng import Noise
 from scidiffusion.core.schedules import EDMSchedule
 from scidiffusion.errors import ConfigError
 from scidiffusion.guidance.classifier_free import ClassifierFreeGuidance
-from scidiffusion.molecules.conformer.objective import turned_onto
 from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser
 from scidiffusion.molecules.denovo.population import Plan
 from scidiffusion.molecules.denovo.process import RHO, SIGMA_MAX, Types
+from scidiffusion.molecules.superposition import laid_onto
 from scidiffusion.samplers.ancestral import Ancestral
 from scidiffusion.samplers.base import SinglePrediction, sample
 from scidiffusion.samplers.ddim import DDIM
@@ -120,12 +120,7 @@ class Scaffold:
 
     def lay(self, x0: Tensor) -> Tensor:
         """Return its positions laid onto those of the first atoms of x0, (B, S, 3)."""
-        count = len(self.types)
-        target = x0[:, :count]
-        centre = target.mean(1, keepdim=True)
-        own = (self.positions - self.positions.mean(0)).to(x0).expand(len(x0), -1, -1)
-        everything = torch.ones(len(x0), count, dtype=torch.bool, device=x0.device)
-        return turned_onto(own, target - centre, everything) + centre
+        return laid_onto(self.positions.to(x0), x0[:, : len(self.types)])
 
 
 class Scaffolded:
