@@ -180,6 +180,14 @@ def test_many_molecules_are_made_alone_and_failures_do_not_stop_the_others():
     np.testing.assert_array_equal(positions(made[2].molecule), positions(alone))
     with pytest.raises(ConfigError, match="workers"):
         next(conformers_of_many(jobs, workers=0))
+    with pytest.raises(ModelFileError, match="no model"):
+        next(conformers_of_many(jobs, model="nowhere"))
+    # Two processes give what one gives.
+    for one, other in zip(made, conformers_of_many(jobs, seed=5, workers=2), strict=True):
+        assert (one.smiles, one.problem, one.notes) == (other.smiles, other.problem, other.notes)
+        if one.molecule is not None:
+            np.testing.assert_array_equal(positions(one.molecule), positions(other.molecule))
+            assert figures(one.molecule) == figures(other.molecule)
 
 
 def ensembles(count: int = 12) -> list[Chem.Mol]:

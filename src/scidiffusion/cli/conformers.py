@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from scidiffusion.molecules.conformer.many import Job, Made
 
+MANY = 20
 FAILED = 1
 """Exit status where some of the molecules of a file failed."""
 WRITTEN = (".sdf", ".sdf.gz", ".xyz", ".html", ".png")
@@ -65,7 +67,10 @@ def conformers(
     model: Annotated[
         Path | None, typer.Option(help="Folder of a model of your own; see `molecules fit`.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Processes; default one a core where there are 20 molecules or more."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -83,7 +88,7 @@ def conformers(
         found = conformers_of_many(
             work,
             seed=seed,
-            workers=min(jobs, len(work)) if jobs > 0 else jobs,
+            workers=jobs if jobs is not None else _workers(len(work)),
             model=model,
             device=device,
             energy=None if energy == "none" else energy,
@@ -110,6 +115,11 @@ def conformers(
     else:
         _write_other(output, list(results()))
     _report(made, output)
+
+
+def _workers(molecules: int) -> int:
+    """Processes take seconds to begin: few molecules are done before."""
+    return os.cpu_count() or 1 if molecules >= MANY else 1
 
 
 def _check_output(output: Path) -> None:

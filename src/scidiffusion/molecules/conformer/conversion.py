@@ -9,14 +9,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -34,6 +29,7 @@ from scidiffusion.molecules.conformer.pairs import (
     template,
     write_shard,
 )
+from scidiffusion.molecules.processes import mapper
 
 _SHARD_SIZE = 256
 """Molecules in a shard of a converted file."""
@@ -108,7 +104,7 @@ def pairs_from_sdf(
     groups, counts = _groups(source, content)
     molecules: list[ConformerPairs] = []
     shards = 0
-    with _mapper(workers) as run:
+    with mapper(workers) as run:
         for result, dropped in run(_start_group, [(group, max_rmsd) for group in groups]):
             for name, number in dropped.items():
                 counts[name] = counts.get(name, 0) + number
@@ -128,17 +124,6 @@ def pairs_from_sdf(
     text = json.dumps({"settings": settings, "counts": counts}, indent=1)
     write_atomic(done, text.encode())
     return pairs, Conversion(**counts)
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Any]:
-    if workers == 1:
-        yield map
-        return
-    # Forking a process that has threads (torch) can hang the child.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield lambda function, jobs: pool.map(function, jobs, chunksize=8)
 
 
 def _groups(source: Path, content: bytes) -> tuple[list[list[tuple[bytes, float]]], dict]:

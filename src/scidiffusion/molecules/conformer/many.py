@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,9 @@ from typing import Any
 from rdkit import Chem
 
 from scidiffusion.errors import ConfigError, ScidiffusionError, ScidiffusionWarning
+from scidiffusion.molecules.conformer.estimator import ConformerDiffusion
+from scidiffusion.molecules.conformer.front import bundled
+from scidiffusion.molecules.processes import mapper
 
 
 @dataclass(frozen=True)
@@ -76,32 +77,23 @@ def conformers_of_many(
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}")
     settings = {"seed": seed, "model": model, "device": device, "options": options}
-    with _mapper(workers, settings) as run:
-        for content, made in run(jobs):
-            yield made if content is None else _unpacked(made, content)
-
-
-@contextmanager
-def _mapper(workers: int, settings: Mapping[str, Any]) -> Iterator[Any]:
+    if model is not None:
+        # What is wrong with the model is wrong for every molecule.
+        _estimator(model, device)
     if workers == 1:
-        yield lambda jobs: ((None, _make(job, settings)) for job in jobs)
+        for job in jobs:
+            yield _make(job, settings)
         return
-    # Forking a process that has threads (torch) can hang the child.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(dict(settings),)
-    ) as pool:
-        yield lambda jobs: pool.map(_make_packed, jobs)
+    with mapper(workers, _configure, (settings,)) as run:
+        for content, made in run(_make_packed, jobs):
+            yield _unpacked(made, content)
 
 
 _SETTINGS: dict[str, Any] = {}
+"""What a process was told when it began."""
 
 
-def _begin(settings: dict[str, Any]) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    Chem.SetDefaultPickleProperties(Chem.PropertyPickleOptions.AllProps)
+def _configure(settings: dict[str, Any]) -> None:
     _SETTINGS.update(settings)
 
 
@@ -120,18 +112,18 @@ def _unpacked(made: Made, content: bytes) -> Made:
     return Made(made.smiles, molecule, made.problem, made.notes)
 
 
-def _make(job: Job, settings: Mapping[str, Any]) -> Made:
-    from scidiffusion.molecules.conformer.estimator import ConformerDiffusion
-    from scidiffusion.molecules.conformer.front import bundled
+@functools.lru_cache(maxsize=1)
+def _estimator(model: str | Path | None, device: str) -> ConformerDiffusion:
+    if model is None:
+        return bundled(device)
+    return ConformerDiffusion.load(model, device=device)
 
+
+def _make(job: Job, settings: Mapping[str, Any]) -> Made:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ScidiffusionWarning)
         try:
-            if settings["model"] is None:
-                estimator = bundled(settings["device"])
-            else:
-                estimator = ConformerDiffusion.load(settings["model"], device=settings["device"])
-            molecule = estimator.sample(
+            molecule = _estimator(settings["model"], settings["device"]).sample(
                 job.molecule, job.n, random_state=settings["seed"], **settings["options"]
             )
             molecule.SetProp("smiles", job.smiles)
