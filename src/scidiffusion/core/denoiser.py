@@ -120,6 +120,17 @@ class NetworkDenoiser(nn.Module):
         )
 
 
+def edm_scales(sigma: Tensor, sigma_data: float | Tensor) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out of Karras et al. 2022, eq. 7: x0 = c_skip z + c_out F, F of unit variance.
+
+    Args:
+        sigma: Noise levels.
+        sigma_data: Standard deviation of the data.
+    """
+    total = sigma**2 + sigma_data**2
+    return sigma_data**2 / total, sigma * sigma_data / total.sqrt()
+
+
 class PreconditionedDenoiser(nn.Module):
     r"""Karras et al. 2022, eq. 7: a network whose input, output and target have unit variance.
 
@@ -164,8 +175,9 @@ class PreconditionedDenoiser(nn.Module):
         marginal = self.process.schedule.marginal(as_time(t).to(z.device).expand(z.shape[0]))
         sigma, u = match(marginal.sigma, z), z / match(marginal.scale, z)
         sd = self.sigma_data.to(z.dtype)
+        skip, out = edm_scales(sigma, sd)
         total = sigma**2 + sd**2
         c_noise = (0.25 * marginal.sigma.log()).to(torch.float32)
         output = self.network(u / total.sqrt(), c_noise, cond)
-        x0 = sd**2 / total * u + sigma * sd / total.sqrt() * output
+        x0 = skip * u + out * output
         return Prediction(z, marginal, self.process.project(x0), Parameterization.X0)

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scidiffusion.core.centred import CentredGaussianProcess
+from scidiffusion.core.denoiser import edm_scales
 from scidiffusion.core.prediction import Parameterization, Prediction, match
 from scidiffusion.core.schedules import EDMSchedule, as_time
 from scidiffusion.molecules.conformer.graph import MolGraph
@@ -61,12 +62,6 @@ class ConformerDenoiser(nn.Module):
         graph: MolGraph = cond
         marginal = self.process.schedule.marginal(as_time(t).to(z.device).expand(z.shape[0]))
         sigma = match(marginal.sigma, z)
-        total = (sigma**2 + SIGMA_DATA**2).sqrt()
-        output = self.network(z, sigma[:, 0, 0], graph).to(z.dtype)
-        x0 = (SIGMA_DATA / total) ** 2 * z + sigma * SIGMA_DATA / total * output
+        skip, out = edm_scales(sigma, SIGMA_DATA)
+        x0 = skip * z + out * self.network(z, sigma[:, 0, 0], graph).to(z.dtype)
         return Prediction(z, marginal, x0, Parameterization.X0)
-
-
-def skip_scale(sigma: Tensor) -> Tensor:
-    """c_out: the size of what the network adds at a noise level."""
-    return sigma * SIGMA_DATA / (sigma**2 + SIGMA_DATA**2).sqrt()

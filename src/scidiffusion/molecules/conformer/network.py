@@ -38,6 +38,7 @@ from scidiffusion.molecules.conformer.graph import (
     neighbour_vectors,
     signed_volume,
 )
+from scidiffusion.molecules.features import LEVEL_FEATURES, noise_features
 
 REACH = 3.0
 """Length, in Angstrom, over which the weight of a pair falls off."""
@@ -74,7 +75,9 @@ class ConformerNetwork(nn.Module):
         self.size = size
         width, pair = size.width, size.pair_width
         self.atoms = nn.Linear(ATOM_FEATURES + 1, width)
-        self.noise = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width + pair))
+        self.noise = nn.Sequential(
+            nn.Linear(LEVEL_FEATURES, width), nn.SiLU(), nn.Linear(width, width + pair)
+        )
         self.pairs = nn.Linear(PAIR_FEATURES, pair)
         self.radial = nn.Linear(size.radial + 2, pair, bias=False)
         self.handed = nn.Linear(1, size.vectors, bias=False)
@@ -101,7 +104,7 @@ class ConformerNetwork(nn.Module):
         distance = difference.square().sum(-1).add(1e-8).sqrt()
         unit = difference / distance[..., None]
         weight = self._weight(distance, sigma, graph)
-        noise = self.noise(_fourier(0.25 * sigma.clamp(min=1e-4).log())).split(
+        noise = self.noise(noise_features(sigma)).split(
             [self.size.width, self.size.pair_width], -1
         )
         handed = signed_volume(z, graph)
@@ -195,10 +198,3 @@ class Layer(nn.Module):
         both = torch.cat([left, torch.linalg.cross(left, right, dim=2)], -1)
         v = v + self.cross(both * gate[:, :, None])
         return h + update, v, e
-
-
-def _fourier(place: Tensor) -> Tensor:
-    """(B, 32) sines and cosines of a number of the order of 1."""
-    frequencies = math.pi * 2.0 ** torch.linspace(-1, 3, 16, device=place.device)
-    angle = place[:, None] * frequencies
-    return torch.cat([angle.sin(), angle.cos()], -1)

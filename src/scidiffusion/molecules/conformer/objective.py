@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from scidiffusion.core.centred import remove_mean
+from scidiffusion.core.denoiser import edm_scales
 from scidiffusion.core.objectives import Objective
 from scidiffusion.core.rng import Noise
 from scidiffusion.molecules.conformer.bank import ConformerBank
-from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser, skip_scale
+from scidiffusion.molecules.conformer.denoiser import SIGMA_DATA, ConformerDenoiser
+from scidiffusion.molecules.features import pair_distances
 from scidiffusion.molecules.superposition import turned_onto
 
 BOND_WEIGHTS = (4.0, 2.0, 0.5)
@@ -109,7 +111,7 @@ class ConformerLoss(Objective):
         target = turned_onto(x0, z, graph.mask)
         time = denoiser.process.schedule.t_of_log_snr(-2 * sigma.double().log())
         predicted = denoiser(z, time, graph).x0
-        scale = skip_scale(sigma)[:, None, None]
+        scale = edm_scales(sigma, SIGMA_DATA)[1][:, None, None]
         error = ((predicted - target) / scale).square().sum((1, 2)) / (3 * graph.mask.sum(1))
         if self.local_weight:
             error = error + self.local_weight * local_error(
@@ -123,11 +125,6 @@ def local_error(predicted: Tensor, target: Tensor, hops: Tensor, scale: Tensor) 
     weight = torch.zeros_like(hops)
     for hop, value in enumerate(BOND_WEIGHTS, start=1):
         weight = weight + value * (hops == hop)
-    error = (_distances(predicted) - _distances(target)) / scale[..., None]
+    error = (pair_distances(predicted) - pair_distances(target)) / scale[..., None]
     # Far from the data distances are not what is to be learned first.
     return (weight * error.square()).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1.0)
-
-
-def _distances(position: Tensor) -> Tensor:
-    difference = position[:, :, None] - position[:, None]
-    return difference.square().sum(-1).add(1e-8).sqrt()

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scidiffusion.core.denoiser import edm_scales
 from scidiffusion.core.prediction import (
     CategoricalPrediction,
     Parameterization,
@@ -121,8 +122,8 @@ class MoleculeDenoiser(nn.Module):
         evidence = self._evidence(z["types"], time, sigma)
         types = evidence.softmax(-1)
         said = self.network(x, types, sigma[:, 0, 0], self._known(types, cond), self.mask)
-        total = (sigma.square() + SIGMA_DATA**2).sqrt()
-        x0 = (SIGMA_DATA / total) ** 2 * x + skip_scale(sigma) * said["positions"].to(x.dtype)
+        skip, out = edm_scales(sigma, SIGMA_DATA)
+        x0 = skip * x + out * said["positions"].to(x.dtype)
         log_p0 = torch.log_softmax(said["types"].to(x.dtype) + evidence, -1)
         if cond is not None and "composition" in cond:
             log_p0 = balanced(log_p0, cond["composition"].to(x.dtype), self.mask)
@@ -183,8 +184,3 @@ def balanced(log_p0: Tensor, composition: Tensor, mask: Tensor) -> Tensor:
         made = made + (wanted - torch.logsumexp(there, 1))[:, None]
         made = torch.log_softmax(made, -1)
     return torch.where(known, made, log_p0)
-
-
-def skip_scale(sigma: Tensor) -> Tensor:
-    """c_out: the size, in Angstrom, of what the network adds at a noise level."""
-    return sigma * SIGMA_DATA / (sigma.square() + SIGMA_DATA**2).sqrt()

@@ -32,6 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scidiffusion.molecules.features import LEVEL_FEATURES, noise_features
+
 REACH = 3.0
 """Length, in Angstrom, over which the weight of a pair falls off."""
 ORDERS = 4
@@ -87,7 +89,7 @@ class PairNetwork(nn.Module):
         super().__init__()
         self.size, self.types_count, self.labels = size, types, labels
         width, pair = size.width, size.pair_width
-        told = 32 + 3 * types + 2 * labels + 1
+        told = LEVEL_FEATURES + 3 * types + 2 * labels + 1
         self.atoms = nn.Linear(types, width)
         self.level = nn.Sequential(nn.Linear(told, width), nn.SiLU())
         self.level_atoms = nn.Linear(width, width)
@@ -124,7 +126,7 @@ class PairNetwork(nn.Module):
         difference = x[:, :, None] - x[:, None]
         distance = difference.square().sum(-1).add(1e-8).sqrt()
         geometry = _geometry(difference, distance, sigma, mask)
-        told = [fourier(0.25 * sigma.clamp(min=1e-4).log()), conditions]
+        told = [noise_features(sigma), conditions]
         level = self.level(torch.cat(told, -1))
         h = self.atoms(types) + self.level_atoms(level)[:, None]
         one, other = self.ends(types).chunk(2, -1)
@@ -239,10 +241,3 @@ class Layer(nn.Module):
         return torch.einsum("bdij,bidc->bijc", unit, ours) + torch.einsum(
             "bdij,bjdc->bijc", unit, theirs
         )
-
-
-def fourier(place: Tensor) -> Tensor:
-    """(B, 32) sines and cosines of a number of the order of 1."""
-    frequencies = math.pi * 2.0 ** torch.linspace(-1, 3, 16, device=place.device)
-    angle = place[:, None] * frequencies
-    return torch.cat([angle.sin(), angle.cos()], -1)

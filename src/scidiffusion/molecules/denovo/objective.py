@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scidiffusion.core.denoiser import edm_scales
 from scidiffusion.core.objectives import Objective
 from scidiffusion.core.rng import Noise
 from scidiffusion.molecules.denovo.bank import Bundle, MoleculeBank
-from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser, skip_scale
-from scidiffusion.molecules.denovo.process import SIGMA_MAX, SIGMA_MIN
+from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser
+from scidiffusion.molecules.denovo.process import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN
+from scidiffusion.molecules.features import pair_distances
 
 NEAR = 2.7
 """Pairs nearer than this in the clean molecule, in Angstrom, are at most two bonds apart."""
@@ -112,7 +114,7 @@ class MoleculeLoss(Objective):
         t = schedule.t_of_log_snr(-2 * sigma.double().log())
         z = bound.process.q_sample(x, t, noise).z
         answer = bound.answer(z, t, self._conditions(bundle, noise))
-        scale, mask = skip_scale(sigma)[:, None, None], bundle.mask
+        scale, mask = edm_scales(sigma, SIGMA_DATA)[1][:, None, None], bundle.mask
         atoms = mask.sum(1)
         error = ((answer.positions - bundle.positions) / scale).square().sum((1, 2)) / (3 * atoms)
         entropy = -answer.log_p0.gather(-1, bundle.types[..., None])[..., 0]
@@ -123,7 +125,7 @@ class MoleculeLoss(Objective):
             answer.bonds.movedim(-1, 1), bundle.orders, reduction="none"
         )
         error = error + self.bond_weight * (bonds * real).sum((1, 2)) / atoms
-        distances = [_distances(place) for place in (answer.positions, bundle.positions)]
+        distances = [pair_distances(place) for place in (answer.positions, bundle.positions)]
         near = real & (distances[1] < NEAR)
         strain = ((distances[0] - distances[1]) / scale).square()
         error = error + self.distance_weight * (strain * near).sum((1, 2)) / near.sum(
@@ -137,8 +139,3 @@ class MoleculeLoss(Objective):
             hidden = noise.child(name).uniform(value.new_empty(len(value), 1)) < self.dropout
             cond[name] = torch.where(hidden, torch.nan, value)
         return cond
-
-
-def _distances(position: Tensor) -> Tensor:
-    difference = position[:, :, None] - position[:, None]
-    return difference.square().sum(-1).add(1e-8).sqrt()
