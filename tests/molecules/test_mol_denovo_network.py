@@ -10,8 +10,9 @@ from torch import Tensor
 
 pytest.importorskip("rdkit")
 
+from scidiffusion.core.denoiser import edm_scales
 from scidiffusion.core.rng import GeneratorNoise
-from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser, balanced, skip_scale
+from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser, balanced
 from scidiffusion.molecules.denovo.network import NetworkSize, PairNetwork
 from scidiffusion.molecules.denovo.process import SIGMA_DATA, Types
 
@@ -191,11 +192,11 @@ def test_a_network_that_says_nothing_leaves_bayes_rule(kind: Types) -> None:
     torch.testing.assert_close(log_p0.exp()[mask], expected[mask], atol=1e-9, rtol=1e-7)
 
 
-def test_the_skip_scale_is_the_noise_where_there_is_little_and_the_data_where_there_is_much() -> (
-    None
-):
+def test_the_output_scale_is_the_noise_where_there_is_little_and_the_data_elsewhere() -> None:
     sigma = torch.tensor([1e-3, SIGMA_DATA, 1e3])
-    scale = skip_scale(sigma) / torch.tensor([1e-3, SIGMA_DATA / 2**0.5, SIGMA_DATA])
+    scale = edm_scales(sigma, SIGMA_DATA)[1] / torch.tensor(
+        [1e-3, SIGMA_DATA / 2**0.5, SIGMA_DATA]
+    )
     torch.testing.assert_close(scale, torch.ones(3), atol=1e-5, rtol=1e-5)
 
 

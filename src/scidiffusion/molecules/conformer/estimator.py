@@ -13,12 +13,10 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from scidiffusion.durations import seconds
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.estimator import (
     GenerativeEstimator,
     check_seed,
-    native_bf16,
     resolve_device,
     split_rows,
 )
@@ -29,6 +27,7 @@ from scidiffusion.molecules.conformer.generate import Request, generate
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.network import ConformerNetwork, NetworkSize
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
+from scidiffusion.molecules.fitting import train_bundles, training_config
 from scidiffusion.molecules.superposition import turned_onto
 from scidiffusion.persistence import SavedModel, check_version
 
@@ -129,30 +128,14 @@ class ConformerDiffusion(GenerativeEstimator):
             ConfigError: if an option is out of range, or `start` is of other sizes.
         """
         from scidiffusion.molecules.conformer.objective import ConformerLoss
-        from scidiffusion.training import TrainConfig, train
 
-        seed, device = check_seed(self.random_state), resolve_device(self.device)
-        if self.precision not in ("auto", "float32", "bf16"):
-            raise ConfigError(
-                f"precision must be 'auto', 'float32' or 'bf16', got {self.precision!r}"
-            )
-        bf16 = self.precision == "bf16" or (self.precision == "auto" and native_bf16(device))
-        config = TrainConfig(
-            max_steps=self.max_steps,
-            batch_size=1,
-            lr=self.lr,
-            weight_decay=1e-2,
-            ema_decay=self.ema_decay,
+        seed = check_seed(self.random_state)
+        config = training_config(
+            self,
+            seed,
             decay_start=0.3,
-            patience=self.patience,
-            anneal=0.25,
-            precision="bf16" if bf16 else "float32",
             validate_every=max(1, min(500, self.max_steps // 4)),
             validation_draws=50,
-            budget=None if self.budget is None else seconds(self.budget),
-            seed=seed,
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            progress=self.progress,
         )
         molecules = [bank_molecule(one) for one in _pairs(X)]
         if len(molecules) < 10:
@@ -172,19 +155,17 @@ class ConformerDiffusion(GenerativeEstimator):
                 )
             denoiser.load_state_dict(start.denoiser_.state_dict())
         objective = ConformerLoss(bank, kept, held, sigma_start=self.sigma_start)
-        # A row is a molecule's number; numbers from len(kept) on are held out.
-        rows = torch.arange(len(bank))[:, None]
-        self.training_ = train(
+        self.training_ = train_bundles(
             denoiser,
             objective,
-            rows[: len(kept)],
-            validation=(rows[len(kept) :], None) if len(held) else None,
-            config=config,
+            len(kept),
+            len(held),
+            config,
             checkpoint_dir=checkpoint_dir,
             resume=resume,
         )
         self.seed_, self._calls = seed, 0
-        self.denoiser_ = denoiser.to(device).eval()
+        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
         return self
 
     def _build(self, seed: int) -> ConformerDenoiser:

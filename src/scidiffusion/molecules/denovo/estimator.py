@@ -15,15 +15,12 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from scidiffusion.core.elbo import elbo
 from scidiffusion.core.schedules import check_option
-from scidiffusion.durations import seconds
 from scidiffusion.errors import ConfigError, DataError, InputError, ScidiffusionWarning
 from scidiffusion.estimator import (
     GenerativeEstimator,
     check_positive,
     check_seed,
-    native_bf16,
     resolve_device,
     split_rows,
 )
@@ -34,7 +31,6 @@ from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser
 from scidiffusion.molecules.denovo.generate import (
     STEPS,
     TEMPERATURE,
-    RowNoise,
     Scaffold,
     Walk,
     generate,
@@ -42,7 +38,9 @@ from scidiffusion.molecules.denovo.generate import (
 from scidiffusion.molecules.denovo.network import NetworkSize, PairNetwork
 from scidiffusion.molecules.denovo.population import ATOMS, FORMULA, Population, formula
 from scidiffusion.molecules.denovo.process import Types
-from scidiffusion.molecules.denovo.reading import Clouds, read_clouds
+from scidiffusion.molecules.denovo.reading import read_clouds
+from scidiffusion.molecules.denovo.scoring import log_bound
+from scidiffusion.molecules.fitting import train_bundles, training_config
 from scidiffusion.persistence import SavedModel, check_version
 from scidiffusion.progress import sampling_progress
 
@@ -166,28 +164,16 @@ class MoleculeDiffusion(GenerativeEstimator):
             ConfigError: if an option is out of range, or `start` is of other sizes.
         """
         from scidiffusion.molecules.denovo.objective import MoleculeLoss
-        from scidiffusion.training import TrainConfig, train
 
-        seed, device = check_seed(self.random_state), resolve_device(self.device)
+        seed = check_seed(self.random_state)
         self._check_options()
-        bf16 = self.precision == "bf16" or (self.precision == "auto" and native_bf16(device))
-        config = TrainConfig(
-            max_steps=self.max_steps,
-            batch_size=1,
-            lr=self.lr,
-            weight_decay=1e-2,
-            ema_decay=self.ema_decay,
+        config = training_config(
+            self,
+            seed,
             warmup_steps=200,
             decay_start=0.25,
-            patience=self.patience,
-            anneal=0.25,
-            precision="bf16" if bf16 else "float32",
             validate_every=max(1, min(1000, self.max_steps // 4)),
             validation_draws=60,
-            budget=None if self.budget is None else seconds(self.budget),
-            seed=seed,
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            progress=self.progress,
             compile=self.compile,
         )
         clouds = read_clouds(X, y, self.labels)
@@ -213,15 +199,13 @@ class MoleculeDiffusion(GenerativeEstimator):
         if start is not None:
             self._begin_with(start, denoiser, elements)
         objective = MoleculeLoss(bank, kept, held, dropout=self.condition_dropout)
-        # A row is a molecule's number; numbers from len(kept) on are held out.
-        rows = torch.arange(len(bank))[:, None]
         try:
-            self.training_ = train(
+            self.training_ = train_bundles(
                 denoiser,
                 objective,
-                rows[: len(kept)],
-                validation=(rows[len(kept) :], None) if len(held) else None,
-                config=config,
+                len(kept),
+                len(held),
+                config,
                 checkpoint_dir=checkpoint_dir,
                 resume=resume,
             )
@@ -229,7 +213,7 @@ class MoleculeDiffusion(GenerativeEstimator):
             denoiser.network.release()
         self.seed_, self._calls = seed, 0
         self.population_ = population
-        self.denoiser_ = denoiser.to(device).eval()
+        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
         return self
 
     def _begin_with(
@@ -249,10 +233,6 @@ class MoleculeDiffusion(GenerativeEstimator):
 
     def _check_options(self) -> None:
         check_option(Types, self.types, "types")
-        if self.precision not in ("auto", "float32", "bf16"):
-            raise ConfigError(
-                f"precision must be 'auto', 'float32' or 'bf16', got {self.precision!r}"
-            )
         if not 0 <= self.condition_dropout < 1:
             raise ConfigError(
                 f"condition_dropout must lie in [0, 1), got {self.condition_dropout}"
@@ -426,41 +406,10 @@ class MoleculeDiffusion(GenerativeEstimator):
             DataError: if a molecule cannot be used or has an element that was not learned.
         """
         self._check_fitted()
-        clouds = read_clouds(X)
+        clouds, seed = read_clouds(X), check_seed(0 if random_state is None else random_state)
         clouds.composition(self.elements_)
-        counts, seed = clouds.counts, check_seed(0 if random_state is None else random_state)
-        scores = self.population_.log_size(counts)
-        order = np.argsort(counts, kind="stable")
-        for start in range(0, len(order), 64):
-            batch = order[start : start + 64]
-            scores[batch] += self._bound(clouds, batch, seed, steps, draws)
-        return scores
-
-    def _bound(
-        self, clouds: Clouds, batch: np.ndarray, seed: int, steps: int, draws: int
-    ) -> np.ndarray:
-        device = next(self.denoiser_.parameters()).device
-        counts = clouds.counts[batch]
-        size = int(counts.max())
-        positions = torch.zeros(len(batch), size, 3)
-        types = torch.zeros(len(batch), size, dtype=torch.long)
-        for row, index in enumerate(batch):
-            part = slice(clouds.offsets[index], clouds.offsets[index + 1])
-            place = clouds.positions[part] - clouds.positions[part].mean(0)
-            positions[row, : counts[row]] = torch.from_numpy(place.astype(np.float32))
-            kinds = np.searchsorted(self.elements_, clouds.numbers[part])
-            types[row, : counts[row]] = torch.from_numpy(kinds)
-        mask = torch.arange(size) < torch.from_numpy(counts)[:, None]
-        bound = self.denoiser_.bound(mask.to(device))
-        noise = RowNoise(seed, tuple(int(i) for i in batch), tuple(int(c) for c in counts))
-        terms = elbo(
-            bound,
-            bound.clean(positions.to(device), types.to(device)),
-            grid=bound.process.schedule.grid(steps, "log_snr"),
-            noise=noise,
-            draws=draws,
-        )
-        return np.asarray(terms.total.double().cpu().numpy())
+        bound = log_bound(self.denoiser_, clouds, self.elements_, seed, steps, draws)
+        return self.population_.log_size(clouds.counts) + bound
 
     # -- persistence -----------------------------------------------------------------------------
 
