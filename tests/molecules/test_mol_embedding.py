@@ -10,7 +10,6 @@ pytest.importorskip("rdkit")
 from rdkit import Chem
 
 from scidiffusion.errors import DataError, ScidiffusionWarning
-from scidiffusion.molecules.chem.checks import validity
 from scidiffusion.molecules.chem.embedding import embed, lay_on, relax_mmff
 from scidiffusion.molecules.chem.figures import positions
 from scidiffusion.molecules.chem.handedness import stereo_kept
@@ -21,13 +20,6 @@ def relaxed(smiles: str, n: int = 2, seed: int = 0) -> Chem.Mol:
     mol = embed(read_smiles(smiles), n, seed=seed)
     relax_mmff(mol)
     return mol
-
-
-def moved(mol: Chem.Mol, places: np.ndarray) -> Chem.Mol:
-    copy = Chem.Mol(mol)
-    for conformer, place in zip(copy.GetConformers(), places, strict=True):
-        conformer.SetPositions(np.ascontiguousarray(place))
-    return copy
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -102,63 +94,6 @@ def test_relaxation_lowers_the_energy_to_a_minimum():
     assert method == "MMFF94"
     assert converged.all()
     assert (energies < before).all()
-
-
-def test_a_relaxed_molecule_passes_every_check():
-    for smiles in ("c1ccccc1C=CC", "C[C@H](N)C(=O)O", "CC(C)=C(C)C", "O"):
-        mol = relaxed(smiles)
-        found = validity(mol)
-        assert found.ok.all(), [found.reasons(index) for index in range(2)]
-
-
-@pytest.mark.parametrize("check", ["finite", "intact", "bonds", "angles", "clash", "rings"])
-def test_each_check_fails_for_its_own_reason(check):
-    mol = relaxed("c1ccccc1CCCCC", 2)
-    places = positions(mol)
-    if check == "finite":
-        places[1, 0] = np.nan
-    elif check in ("intact", "bonds"):
-        places[1, 10] += 3.0 * (places[1, 10] - places[1, 9])
-    elif check == "angles":
-        places[1, 7] = places[1, 5] + 0.6 * (places[1, 7] - places[1, 5])
-    elif check == "clash":
-        places[1, 10] = places[1, 2] + 0.1
-    else:
-        ring = places[1, :6]
-        normal = np.cross(ring[1] - ring[0], ring[2] - ring[0])
-        places[1, 0] += 0.8 * normal / np.linalg.norm(normal)
-    found = validity(moved(mol, places))
-    assert found.ok.tolist() == [True, False]
-    assert check in found.reasons(1)
-    assert not found.reasons(0)
-
-
-def test_a_twisted_double_bond_is_found():
-    mol = relaxed("CC(C)=C(C)C", 2)
-    places = positions(mol)
-    axis = places[1, 3] - places[1, 1]
-    axis /= np.linalg.norm(axis)
-    # Turn one end by a quarter about the bond.
-    side = [4, 5] + [
-        atom.GetIdx()
-        for end in (4, 5)
-        for atom in mol.GetAtomWithIdx(end).GetNeighbors()
-        if atom.GetAtomicNum() == 1
-    ]
-    arms = places[1, side] - places[1, 3]
-    along = (arms @ axis)[:, None] * axis
-    places[1, side] = places[1, 3] + along + np.cross(axis, arms)
-    found = validity(moved(mol, places))
-    assert found.double.tolist() == [True, False]
-
-
-def test_the_mirror_image_fails_for_stereo_alone():
-    mol = relaxed("C[C@H](N)C(=O)O", 2)
-    places = positions(mol)
-    places[1] *= [1.0, 1.0, -1.0]
-    found = validity(moved(mol, places))
-    assert found.reasons(1) == ["stereo"]
-    assert not found.reasons(0)
 
 
 def test_fewer_than_asked_is_said(monkeypatch):

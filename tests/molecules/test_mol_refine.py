@@ -13,7 +13,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from scidiffusion.core.centred import remove_mean
 from scidiffusion.core.prediction import Parameterization, Prediction
-from scidiffusion.core.rng import GeneratorNoise
+from scidiffusion.core.rng import GeneratorNoise, KeyedNoise
 from scidiffusion.core.schedules import as_time
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
@@ -60,7 +60,9 @@ def test_refinement_ends_at_the_minimum_in_any_number_of_steps():
     mol, places = butane()
     target = torch.from_numpy(places[0] - places[0].mean(0)).float()
     for steps in (1, 3, 10):
-        found = refine(Known(target), MolGraph.of(mol), places, level=0.1, steps=steps, seed=0)
+        found = refine(
+            Known(target), MolGraph.of(mol), places, level=0.1, steps=steps, noise=KeyedNoise(0)
+        )
         np.testing.assert_allclose(found, np.broadcast_to(target, found.shape), atol=1e-5)
 
 
@@ -71,7 +73,14 @@ def test_refinement_draws_from_the_law_of_the_data():
     starts = np.repeat(places, 4000, axis=0)
     # The start is drawn as the walk expects it: data and noise of the level.
     starts = starts + spread * np.random.default_rng(0).standard_normal(starts.shape)
-    found = refine(Known(centre, spread**2), MolGraph.of(mol), starts, level=0.2, steps=40, seed=1)
+    found = refine(
+        Known(centre, spread**2),
+        MolGraph.of(mol),
+        starts,
+        level=0.2,
+        steps=40,
+        noise=KeyedNoise(1),
+    )
     freedom = 3 * (len(centre) - 1)
     variance = ((found - centre.numpy()) ** 2).sum((1, 2)) / freedom
     assert variance.mean() == pytest.approx(spread**2, rel=0.05)
@@ -88,7 +97,7 @@ def test_without_noise_a_walk_that_begins_at_the_mode_stays_there():
             level=0.2,
             steps=5,
             noise_scale=noise_scale,
-            seed=0,
+            noise=KeyedNoise(0),
         )
         assert (np.abs(found - centre.numpy()).max() > 0.01) == away
 
@@ -120,10 +129,10 @@ def test_the_same_seed_gives_the_same_conformers_however_many():
     mol, places = butane(4)
     target = torch.from_numpy(places[0] - places[0].mean(0)).float()
     graph, denoiser = MolGraph.of(mol), Known(target, 0.1)
-    four = refine(denoiser, graph, places, level=0.3, steps=3, seed=5)
-    two = refine(denoiser, graph, places[:2], level=0.3, steps=3, seed=5)
+    four = refine(denoiser, graph, places, level=0.3, steps=3, noise=KeyedNoise(5))
+    two = refine(denoiser, graph, places[:2], level=0.3, steps=3, noise=KeyedNoise(5))
     np.testing.assert_allclose(four[:2], two, atol=1e-6)
-    other = refine(denoiser, graph, places[:2], level=0.3, steps=3, seed=6)
+    other = refine(denoiser, graph, places[:2], level=0.3, steps=3, noise=KeyedNoise(6))
     assert np.abs(two - other).max() > 0.01
 
 
@@ -131,7 +140,14 @@ def test_the_same_seed_gives_the_same_conformers_however_many():
 def test_a_level_out_of_range_is_refused(level):
     mol, places = butane(1)
     with pytest.raises(ConfigError, match="level must be"):
-        refine(Known(torch.zeros(14, 3)), MolGraph.of(mol), places, level=level, steps=1, seed=0)
+        refine(
+            Known(torch.zeros(14, 3)),
+            MolGraph.of(mol),
+            places,
+            level=level,
+            steps=1,
+            noise=KeyedNoise(0),
+        )
 
 
 def bank(count: int = 12) -> ConformerBank:
@@ -218,7 +234,7 @@ def test_an_energy_moves_the_law_as_a_product_of_gaussians_does():
         starts,
         level=2.0,
         steps=20,
-        seed=0,
+        noise=KeyedNoise(0),
         steering=[energy],
     )
     exact = ((centre * width + wish * var) / (var + width)).numpy()
@@ -234,7 +250,13 @@ def test_target_distances_are_reached():
     pull = EnergySteering(distance_energy({(0, 3): 4.5}, stiffness=2000.0))
     before = np.linalg.norm(places[0, 0] - places[0, 3])
     found = refine(
-        Known(centre, 0.02), MolGraph.of(mol), places, level=0.5, steps=40, seed=0, steering=[pull]
+        Known(centre, 0.02),
+        MolGraph.of(mol),
+        places,
+        level=0.5,
+        steps=40,
+        noise=KeyedNoise(0),
+        steering=[pull],
     )
     after = np.linalg.norm(found[0, 0] - found[0, 3])
     assert abs(after - 4.5) < 0.3 * abs(before - 4.5)
@@ -250,7 +272,7 @@ def test_a_core_is_held_up_to_a_rigid_motion():
         places,
         level=0.5,
         steps=5,
-        seed=0,
+        noise=KeyedNoise(0),
         steering=[FixedCore([0, 1, 2, 3], core)],
     )
     for one in found:

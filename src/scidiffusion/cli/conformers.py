@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scidiffusion._files import check_writable_file
 from scidiffusion._lazy import require
 from scidiffusion.cli.common import friendly_errors
-from scidiffusion.errors import ConfigError, InputError, OutputError
+from scidiffusion.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 MANY = 20
 FAILED = 1
 """Exit status where some of the molecules of a file failed."""
-WRITTEN = (".sdf", ".sdf.gz", ".xyz", ".html", ".png")
 READ = (".smi", ".csv", ".sdf", ".sdf.gz")
 
 
@@ -75,13 +73,13 @@ def conformers(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Make 3D conformers: SMILES in, SDF out."""
-    _check_output(output)
-    if n < 1:
-        raise ConfigError(f"-n must be 1 or more conformers, got {n}")
     require("rdkit", "molecules")
-    from scidiffusion.molecules.chem.files import write_sdf
+    from scidiffusion.molecules.chem.writing import check_format, write_molecules
     from scidiffusion.molecules.conformer.many import conformers_of_many
 
+    check_format(output)
+    if n < 1:
+        raise ConfigError(f"-n must be 1 or more conformers, got {n}")
     work, made = _jobs(molecules, n)
 
     def results() -> Iterator[Chem.Mol]:
@@ -110,22 +108,13 @@ def conformers(
         if all(one.molecule is None for one in made):
             raise InputError(made[0].problem if len(made) == 1 else _failures(made))
 
-    if output.name.endswith((".sdf", ".sdf.gz")):
-        write_sdf(output, results())
-    else:
-        _write_other(output, list(results()))
+    write_molecules(output, results())
     _report(made, output)
 
 
 def _workers(molecules: int) -> int:
     """Processes take seconds to begin: few molecules are done before."""
     return os.cpu_count() or 1 if molecules >= MANY else 1
-
-
-def _check_output(output: Path) -> None:
-    if not output.name.endswith(WRITTEN):
-        raise OutputError(f"cannot write {output}: the name must end in {', '.join(WRITTEN)}")
-    check_writable_file(output)
 
 
 def _jobs(text: str, n: int) -> tuple[list[Job], list[Made]]:
@@ -143,21 +132,6 @@ def _jobs(text: str, n: int) -> tuple[list[Job], list[Made]]:
     what = "record" if text.endswith((".sdf", ".sdf.gz")) else "line"
     skipped = [Made("", None, f"{what} {one.number}: {one.reason}") for one in records.skipped]
     return [Job(one.smiles, one.molecule, one.n or n) for one in records], skipped
-
-
-def _write_other(output: Path, molecules: list[Chem.Mol]) -> None:
-    from scidiffusion.molecules.chem.pictures import draw_conformers
-    from scidiffusion.molecules.chem.viewer import write_html
-    from scidiffusion.molecules.chem.xyz import write_xyz
-
-    if output.suffix == ".xyz":
-        write_xyz(output, molecules)
-    elif output.suffix == ".html":
-        write_html(output, molecules)
-    elif len(molecules) > 1:
-        raise InputError("a .png shows one molecule; use .html for several")
-    else:
-        draw_conformers(molecules[0], output)
 
 
 def _report(made: list[Made], output: Path) -> None:

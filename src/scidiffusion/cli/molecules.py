@@ -7,16 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from scidiffusion._files import check_writable_file
 from scidiffusion._lazy import require
 from scidiffusion.cli.common import friendly_errors, resumable
-from scidiffusion.errors import ConfigError, OutputError
+from scidiffusion.errors import ConfigError
 from scidiffusion.persistence import check_writable
 
 molecules = typer.Typer(no_args_is_help=True, add_completion=False)
 
 KINDS = ("conformers", "molecules")
-WRITTEN = (".sdf", ".sdf.gz", ".xyz", ".html")
 
 
 @molecules.command()
@@ -80,15 +78,14 @@ def sample(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Draw new molecules."""
-    if not output.name.endswith(WRITTEN):
-        raise OutputError(f"cannot write {output}: the name must end in {', '.join(WRITTEN)}")
-    check_writable_file(output)
-    if n < 1:
-        raise ConfigError(f"-n must be 1 or more molecules, got {n}")
     require("rdkit", "molecules")
-    from scidiffusion.molecules import MoleculeDiffusion, write_html, write_sdf, write_xyz
+    from scidiffusion.molecules import MoleculeDiffusion
+    from scidiffusion.molecules.chem.writing import check_format, write_molecules
     from scidiffusion.molecules.denovo import bundled
 
+    check_format(output)
+    if n < 1:
+        raise ConfigError(f"-n must be 1 or more molecules, got {n}")
     conditions = dict(_condition(text) for text in condition or [])
     estimator = bundled(device) if model is None else MoleculeDiffusion.load(model, device=device)
     estimator.progress = not quiet
@@ -96,12 +93,7 @@ def sample(
     made = estimator.sample(
         n, conditions=conditions or None, steps=steps, random_state=seed, **options
     )
-    if output.suffix == ".xyz":
-        write_xyz(output, made)
-    elif output.suffix == ".html":
-        write_html(output, made)
-    else:
-        write_sdf(output, made)
+    write_molecules(output, made)
     typer.echo(f"{len(made)} molecules written to {output}")
 
 

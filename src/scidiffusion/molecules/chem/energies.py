@@ -60,17 +60,7 @@ def mmff_energies(mol: Chem.Mol) -> Array:
     Raises:
         DataError: if there is no conformer, or hydrogen is implicit.
     """
-    places = _checked(mol)
-    field = _mmff(mol)
-    if field is None:
-        warnings.warn(
-            f"MMFF94 has no parameters for {name_of(mol)!r}, its energies are NaN; ask for UFF "
-            "or GFN2 energies instead",
-            ScidiffusionWarning,
-            stacklevel=2,
-        )
-        return np.full(len(places), np.nan)
-    return _evaluate(field, places)
+    return _energies(mol, _mmff, "MMFF94", "UFF or GFN2")
 
 
 def uff_energies(mol: Chem.Mol) -> Array:
@@ -85,14 +75,19 @@ def uff_energies(mol: Chem.Mol) -> Array:
     Raises:
         DataError: if there is no conformer, or hydrogen is implicit.
     """
+    return _energies(mol, _uff, "UFF", "GFN2")
+
+
+def _energies(mol: Chem.Mol, build: Callable[[Chem.Mol], Any], method: str, others: str) -> Array:
+    """Energies of a force field; NaN and a warning where it does not know the molecule."""
     places = _checked(mol)
-    field = _uff(mol)
+    field = build(mol)
     if field is None:
         warnings.warn(
-            f"UFF has no parameters for {name_of(mol)!r}, its energies are NaN; ask for GFN2 "
-            "energies instead",
+            f"{method} has no parameters for {name_of(mol)!r}, its energies are NaN; ask for "
+            f"{others} energies instead",
             ScidiffusionWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return np.full(len(places), np.nan)
     return _evaluate(field, places)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rdkit import Chem
 from torch import Tensor
 
+from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
 from scidiffusion.estimator import check_count
 from scidiffusion.molecules.chem.checks import validity
@@ -194,7 +195,7 @@ def _from_starts(
         nonlocal taken
         chosen = [(taken + index) % len(places) for index in range(missing)]
         taken += missing
-        return _refined(denoiser, mol, places[chosen], asked, steering, request.seed + attempt)
+        return _refined(denoiser, mol, places[chosen], asked, steering, attempt)
 
     found = _collected(mol, request.n, make)
     missing = request.n - found.GetNumConformers()
@@ -226,7 +227,7 @@ def _from_noise(
 
     def make(missing: int, attempt: int) -> Chem.Mol:
         starts = np.zeros((missing, mol.GetNumAtoms(), 3))
-        made = _refined(denoiser, mol, starts, asked, steering, request.seed + attempt)
+        made = _refined(denoiser, mol, starts, asked, steering, attempt)
         if not request.fixed_core:
             _mirror(made, ~stereo_kept(made))
         return made
@@ -312,7 +313,7 @@ def _refined(
     starts: Array,
     request: Request,
     steering: list[Steering],
-    seed: int,
+    attempt: int,
 ) -> Chem.Mol:
     assert request.level is not None
     assert request.steps is not None
@@ -323,7 +324,7 @@ def _refined(
         level=request.level,
         steps=request.steps,
         noise_scale=request.noise_scale,
-        seed=seed,
+        noise=KeyedNoise(request.seed).child(f"attempt {attempt}"),
         sampler=request.sampler,
         steering=steering,
         device=next(denoiser.network.parameters()).device,

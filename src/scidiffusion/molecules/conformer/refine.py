@@ -34,7 +34,7 @@ def refine(
     *,
     level: float,
     steps: int,
-    seed: int,
+    noise: KeyedNoise,
     noise_scale: float = 1.0,
     sampler: str = "dpmpp_2m",
     steering: Sequence[Steering] = (),
@@ -48,7 +48,7 @@ def refine(
         starts: (n, N, 3) positions in Angstrom.
         level: Noise level the walk begins at, in Angstrom; 0.002 < level <= 20.
         steps: Number of steps, 1 or more.
-        seed: Seed; conformer i has noise of its own.
+        noise: Source of noise; conformer i has a row of its own.
         noise_scale: Share of the level's noise that is added, 0 or more: 1 draws from the
             learned law, 0 goes to where most of it lies near the start.
         sampler: Name of the sampler.
@@ -72,10 +72,10 @@ def refine(
     graph, parts = graph.to(device), []
     for first in range(0, len(starts), rows):
         part = torch.as_tensor(starts[first : first + rows], dtype=torch.float32, device=device)
-        noise = KeyedNoise(seed).rows(first)
+        own = noise.rows(first)
         part = remove_mean(part)
-        z = part + noise_scale * level * bound.process.draw(part, noise.child("prior"))
-        parts.append(_walk(bound, graph, z, steps, noise, sampler, steering))
+        z = part + noise_scale * level * bound.process.draw(part, own.child("prior"))
+        parts.append(_walk(bound, graph, z, steps, own, sampler, steering))
     return torch.cat(parts).double().cpu().numpy()
 
 
