@@ -8,20 +8,18 @@ SMILES alone. One small molecule is made before the clock starts, so that loadin
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _running import work
 from peers import worker
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from scidiffusion.molecules.chem.ensembles import farthest_points, keep, rmsd_matrix
 
 OVERSAMPLING = 4
 WARM_UP = "CCO"
@@ -76,23 +74,8 @@ def pick(smiles: str, n: int, seed: int) -> Chem.Mol:
         energies = np.array([energy for _, energy in results])
     if len(energies) <= n:
         return mol
-    bare = Chem.RemoveHs(mol)
-    identifiers = [conformer.GetId() for conformer in mol.GetConformers()]
-    chosen = [int(energies.argmin())]
-    nearest = np.full(len(energies), np.inf)
-    while len(chosen) < n:
-        last = identifiers[chosen[-1]]
-        for index, identifier in enumerate(identifiers):
-            if index not in chosen:
-                rmsd = rdMolAlign.GetBestRMS(bare, bare, identifier, last, maxMatches=100)
-                nearest[index] = min(nearest[index], rmsd)
-        nearest[chosen] = -np.inf
-        chosen.append(int(nearest.argmax()))
-    out = Chem.Mol(mol)
-    out.RemoveAllConformers()
-    for index in chosen:
-        out.AddConformer(mol.GetConformer(identifiers[index]), assignId=True)
-    return out
+    chosen = farthest_points(rmsd_matrix(mol, max_matches=100), n, int(energies.argmin()))
+    return keep(mol, [mol.GetConformers()[index].GetId() for index in chosen])
 
 
 def ours(smiles: str, n: int, seed: int, **options: Any) -> Chem.Mol:
@@ -126,6 +109,8 @@ def perform(job: Job) -> dict[str, Any]:
     """Make the conformers and write them; return the costs."""
     make = MODELS[job.model]
     options = OPTIONS.get(job.model, {}) | job.options
+    # RDKit's chatter on standard error would fill the log.
+    rdBase.DisableLog("rdApp.*")
     make(WARM_UP, 2, job.seed, **options)
     cpu = wall = 0.0
     made = 0
@@ -158,20 +143,5 @@ def perform(job: Job) -> dict[str, Any]:
     return record | ({"failures": failures} if failures else {})
 
 
-def main() -> None:
-    """Do the job of the command line; its record, or the reason for none, lies beside `out`."""
-    job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    warnings.simplefilter("ignore")
-    try:
-        with rdBase.BlockLogs():
-            record = perform(job)
-    except (Exception, SystemExit) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        record = {"failed": reason[:300]}
-        # The whole story is for whoever looks into the log.
-        traceback.print_exc()
-    Path(job.out).with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    work(Job, perform)

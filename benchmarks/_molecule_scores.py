@@ -21,19 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rdkit import Chem, rdBase
 from rdkit.Chem import (
     rdDetermineBonds,
-    rdDistGeom,
     rdForceFieldHelpers,
     rdMolAlign,
     rdMolDescriptors,
 )
 
-HARTREE = 627.509474
-"""One hartree in kcal/mol."""
+from scidiffusion.molecules.chem.checks import validity
+from scidiffusion.molecules.chem.energies import KCAL_PER_HARTREE
+from scidiffusion.molecules.denovo.bonds import bond_orders, stable_atoms
+
 THRESHOLDS = (0.5, 0.75, 1.25)
 """Of COV, in Angstrom."""
+GEOMETRY = ("bonds", "angles", "clash", "rings", "double")
+"""Checks that stand in the tables as one, those of PoseBusters within a molecule."""
 MATCHES = 1000
 """Most numberings of equivalent atoms that are tried."""
 
@@ -111,71 +115,11 @@ def coverage(rmsd: np.ndarray, thresholds: Iterable[float] = THRESHOLDS) -> dict
     return out | {f"mat_{side}": float(distance.mean()) for side, distance in nearest.items()}
 
 
-def bonds_intact(mol: Chem.Mol) -> bool:
-    """Whether the bonds, and no others, are shorter than 1.3 and 1.15 sums of covalent radii."""
-    table = Chem.GetPeriodicTable()
-    radii = np.array([table.GetRcovalent(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
-    places = mol.GetConformer().GetPositions()
-    distance = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    np.fill_diagonal(distance, 99)
-    contact = radii[:, None] + radii[None]
-    bonded = Chem.GetAdjacencyMatrix(mol).astype(bool)
-    return bool(
-        (distance[bonded] < 1.3 * contact[bonded]).all()
-        and (distance[~bonded] > 1.15 * contact[~bonded]).all()
-    )
-
-
 def stereo_kept(mol: Chem.Mol, smiles: str) -> bool:
     """Whether every stereo element that a SMILES specifies is so in the conformer."""
     seen = Chem.Mol(mol)
     Chem.AssignStereochemistryFrom3D(seen)
     return heavy(seen).HasSubstructMatch(Chem.MolFromSmiles(smiles), useChirality=True)
-
-
-def geometry_checks(mol: Chem.Mol) -> dict[str, bool]:
-    """Checks of one conformer within a molecule, by the thresholds of PoseBusters.
-
-    (Buttenschoen et al. 2024.) Bond lengths and angles within 25 % of the bounds of distance
-    geometry, no clash of more than 30 %, aromatic rings and double bonds flat within 0.25 A.
-    """
-    places = mol.GetConformer().GetPositions()
-    bounds = rdDistGeom.GetMoleculeBoundsMatrix(mol)
-    pairs = np.triu_indices(mol.GetNumAtoms(), 1)
-    upper, lower = bounds[pairs], bounds.T[pairs]
-    distance = np.linalg.norm(places[:, None] - places[None], axis=-1)[pairs]
-    hops = Chem.GetDistanceMatrix(mol)[pairs]
-    is_heavy = np.array([atom.GetAtomicNum() > 1 for atom in mol.GetAtoms()])
-    both = (is_heavy[:, None] & is_heavy[None])[pairs]
-    ratio = np.ones_like(distance)
-    ratio = np.where(distance < lower, distance / lower, ratio)
-    ratio = np.where(distance > upper, distance / upper, ratio)
-
-    def flat(atoms: list[int]) -> bool:
-        centred = places[atoms] - places[atoms].mean(0)
-        return bool(abs(centred @ np.linalg.svd(centred)[2][2]).max() < 0.25)
-
-    rings = [
-        flat(list(ring))
-        for ring in mol.GetRingInfo().AtomRings()
-        if len(ring) in (5, 6) and all(mol.GetAtomWithIdx(i).GetIsAromatic() for i in ring)
-    ]
-    doubles = []
-    for bond in mol.GetBonds():
-        if bond.GetBondType() == Chem.BondType.DOUBLE and not bond.IsInRing():
-            ends = (bond.GetBeginAtom(), bond.GetEndAtom())
-            near = {atom.GetIdx() for end in ends for atom in end.GetNeighbors()}
-            atoms = near | {end.GetIdx() for end in ends}
-            if len(atoms) == 6:
-                doubles.append(flat(list(atoms)))
-    off = abs(ratio - 1)
-    return {
-        "bonds": bool((off[(hops == 1) & both] <= 0.25).all()),
-        "angles": bool((off[(hops == 2) & both] <= 0.25).all()),
-        "clash": bool((ratio[(hops >= 3) & (hops < 1e6) & both] >= 0.7).all()),
-        "rings": all(rings),
-        "double": all(doubles),
-    }
 
 
 def mmff_energy(mol: Chem.Mol, *, relax: bool = False) -> float:
@@ -219,7 +163,7 @@ def gfn2_relaxation(mol: Chem.Mol) -> float:
             if not found:
                 return float("nan")
             energies.append(float(found[-1]))
-    return (energies[0] - energies[1]) * HARTREE
+    return (energies[0] - energies[1]) * KCAL_PER_HARTREE
 
 
 def score_molecule(
@@ -250,12 +194,12 @@ def score_molecule(
     if not generated:
         return row | {f"cov_{side}@{threshold}": 0.0 for side in "rp" for threshold in thresholds}
     row |= coverage(rmsd_matrix(generated, reference), thresholds)
-    checks = [geometry_checks(mol) for mol in generated]
-    row["intact"] = float(np.mean([bonds_intact(mol) for mol in generated]))
+    checks = [validity(mol) for mol in generated]
+    row["intact"] = float(np.mean([check.intact for check in checks]))
     row["stereo"] = float(np.mean([stereo_kept(mol, smiles) for mol in generated]))
-    for name in checks[0]:
-        row[f"pb_{name}"] = float(np.mean([check[name] for check in checks]))
-    row["pb_all"] = float(np.mean([all(check.values()) for check in checks]))
+    geometry = {name: [bool(getattr(check, name).all()) for check in checks] for name in GEOMETRY}
+    row |= {f"pb_{name}": float(np.mean(passed)) for name, passed in geometry.items()}
+    row["pb_all"] = float(np.mean(np.all(list(geometry.values()), axis=0)))
     lowest = [mmff_energy(Chem.Mol(mol), relax=True) for mol in reference[:5]]
     energies = np.array([mmff_energy(mol) for mol in generated])
     if gfn2:
@@ -329,51 +273,15 @@ def energy_ranking(generated: Sequence[Chem.Mol], most: int) -> float:
 
 # -------------------------------------------------------------------- new molecules
 
-_SINGLE = {
-    1: {1: 74, 6: 109, 7: 101, 8: 96, 9: 92, 16: 134, 17: 127},
-    6: {6: 154, 7: 147, 8: 143, 9: 135, 16: 182, 17: 177},
-    7: {7: 145, 8: 140, 9: 136, 16: 168, 17: 175},
-    8: {8: 148, 9: 142, 16: 151, 17: 164},
-    9: {9: 142, 16: 158, 17: 166},
-    16: {16: 204, 17: 207},
-    17: {17: 199},
-}
-_DOUBLE = {6: {6: 134, 7: 129, 8: 120, 16: 160}, 7: {7: 125, 8: 121}, 8: {8: 121}}
-_TRIPLE = {6: {6: 120, 7: 116, 8: 113}, 7: {7: 110}}
-"""Lengths of bonds in pm, EDM's tables; margins of 10, 5 and 3 pm."""
-_VALENCES = {1: {1}, 6: {4}, 7: {3}, 8: {2}, 9: {1}, 16: {2, 4, 6}, 17: {1}}
 _TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-_REACH = 2.4
-"""No bond is longer, in Angstrom."""
 
 
-def _order(first: int, second: int, distance: float) -> int:
-    low, high = sorted((first, second))
-
-    def length(table: dict[int, dict[int, int]]) -> int | None:
-        return table.get(low, {}).get(high)
-
-    single, double, triple = length(_SINGLE), length(_DOUBLE), length(_TRIPLE)
-    if single is None or distance >= single + 10:
-        return 0
-    if double is None or distance >= double + 5:
-        return 1
-    return 3 if triple is not None and distance < triple + 3 else 2
-
-
-def bond_orders(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(N, N) bond orders from distances.
-
-    Args:
-        numbers: (N,) atomic numbers.
-        positions: (N, 3) in Angstrom.
-    """
-    out = np.zeros((len(numbers), len(numbers)), dtype=int)
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
-    for a, b in zip(*np.nonzero(np.triu(distance < _REACH, 1)), strict=True):
-        order = _order(int(numbers[a]), int(numbers[b]), float(distance[a, b]) * 100)
-        out[a, b] = out[b, a] = order
-    return out
+def orders_of(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """(N, N) bond orders by EDM's tables of distances."""
+    kinds, places = (np.asarray(value) for value in (numbers, positions))
+    return bond_orders(
+        torch.from_numpy(kinds.astype(np.int64)), torch.from_numpy(places.astype(np.float64))
+    ).numpy()
 
 
 def _smiles_of_orders(numbers: np.ndarray, orders: np.ndarray) -> str | None:
@@ -420,13 +328,11 @@ def score_clouds(
     smiles: list[str] = []
     with rdBase.BlockLogs():
         for numbers, positions in clouds:
-            orders = bond_orders(numbers, positions)
-            good = [
-                int(order) in _VALENCES.get(int(number), set())
-                for number, order in zip(numbers, orders.sum(1), strict=True)
-            ]
-            atoms, stable, total = atoms + len(good), stable + sum(good), total + 1
-            whole += all(good)
+            orders = orders_of(numbers, positions)
+            kinds = torch.from_numpy(np.asarray(numbers).astype(np.int64))
+            good = stable_atoms(kinds, torch.from_numpy(orders))
+            atoms, stable, total = atoms + len(good), stable + int(good.sum()), total + 1
+            whole += bool(good.all())
             text = _smiles_of_orders(numbers, orders)
             smiles += [text] if text else []
             text, piece = _smiles_of_cloud(numbers, positions)
@@ -450,7 +356,7 @@ def score_clouds(
 def cloud_smiles(clouds: Iterable[tuple[np.ndarray, np.ndarray]]) -> frozenset[str]:
     """SMILES, by EDM's bonds, of the molecules that have valid ones."""
     with rdBase.BlockLogs():
-        texts = [_smiles_of_orders(number, bond_orders(number, at)) for number, at in clouds]
+        texts = [_smiles_of_orders(number, orders_of(number, at)) for number, at in clouds]
     return frozenset(text for text in texts if text)
 
 

@@ -6,6 +6,10 @@ import dataclasses
 import json
 import os
 import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +53,22 @@ def run_worker(
         log.seek(0)
         last = [line.strip() for line in log if line.strip()][-1:] or ["no message"]
     return {"failed": f"ended with status {done.returncode}: {last[0][:200]}"}
+
+
+def work(job: Callable[..., Any], perform: Callable[[Any], dict[str, Any]]) -> None:
+    """Do the job of the command line; its record, or the reason for none, lies beside `out`.
+
+    Args:
+        job: The dataclass that the job's JSON is of.
+        perform: Does it and returns the record.
+    """
+    task = job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    warnings.simplefilter("ignore")
+    try:
+        record = perform(task)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        record = {"failed": reason[:300]}
+        # The whole story is for whoever looks into the log.
+        traceback.print_exc()
+    Path(task.out).with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")

@@ -10,16 +10,13 @@ data, so their samples know nothing of how the series move together.
 
 from __future__ import annotations
 
-import json
-import sys
-import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _running import work
 from _series_data import (
     Array,
     BenchmarkData,
@@ -290,19 +287,5 @@ def perform(job: Job) -> dict[str, Any]:
     return record | done.costs | ({"notes": done.notes} if done.notes else {})
 
 
-def main() -> None:
-    """Do the job of the command line; its record, or the reason for none, lies beside `out`."""
-    job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    warnings.simplefilter("ignore")
-    try:
-        record = perform(job)
-    except (Exception, SystemExit) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        record = {"failed": reason[:300]}
-        # The whole story is for whoever looks into the log.
-        traceback.print_exc()
-    Path(job.out).with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    work(Job, perform)

@@ -90,11 +90,10 @@ class TestCoverage:
 class TestStructure:
     def test_a_minimum_passes_and_a_spoilt_one_does_not(self, scores):
         (mol,) = embedded("CC(=O)Nc1ccccc1")
-        assert scores.bonds_intact(mol)
-        assert all(scores.geometry_checks(mol).values())
         wide = moved(mol, lambda places: 1.5 * places)
-        assert not scores.bonds_intact(wide)
-        assert not scores.geometry_checks(wide)["bonds"]
+        good, bad = (scores.score_molecule("CC(=O)Nc1ccccc1", [one], [mol]) for one in (mol, wide))
+        assert good["intact"] == good["pb_bonds"] == good["pb_all"] == 1
+        assert bad["intact"] == bad["pb_bonds"] == bad["pb_all"] == 0
         ring = list(mol.GetRingInfo().AtomRings()[0])
 
         def buckle(places):
@@ -103,7 +102,8 @@ class TestStructure:
             places[ring[0]] += 0.9 * normal / np.linalg.norm(normal)
             return places
 
-        assert not scores.geometry_checks(moved(mol, buckle))["rings"]
+        bent = scores.score_molecule("CC(=O)Nc1ccccc1", [moved(mol, buckle)], [mol])
+        assert bent["pb_rings"] == bent["pb_all"] == 0
 
     def test_the_mirror_image_is_the_wrong_enantiomer(self, scores):
         smiles = "C[C@H](F)C(=O)O"
@@ -150,7 +150,7 @@ class TestNewMolecules:
 
     def test_bond_orders_of_ethane_ethene_ethyne(self, scores):
         for smiles, order in (("CC", 1), ("C=C", 2), ("C#C", 3)):
-            orders = scores.bond_orders(*self.cloud(smiles))
+            orders = scores.orders_of(*self.cloud(smiles))
             assert orders[0, 1] == order
             assert (orders == orders.T).all()
 
@@ -222,7 +222,8 @@ class TestRuns:
                 path = tmp_path / "job.json"
                 path.write_text(json.dumps(vars(job) | changes))
                 monkeypatch.setattr("sys.argv", [command[-1], str(path)])
-                modules("_molecule_peers").main()
+                peers = modules("_molecule_peers")
+                modules("_running").work(peers.Job, peers.perform)
                 return json.loads(Path(job.out).with_suffix(".json").read_text())
 
             monkeypatch.setattr(modules("molecules"), "run_worker", run_worker)
