@@ -14,12 +14,12 @@ Never give it molecules that benchmarks are scored on: make_ensembles.py --exclu
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
 import torch
 
-from scidiffusion.molecules.conformer.conversion import pairs_from_sdf
+from scidiffusion.molecules.chem.files import read_ensembles
+from scidiffusion.molecules.conformer.conversion import MAX_RMSD, pairs_of_many
 from scidiffusion.molecules.conformer.estimator import ConformerDiffusion
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
@@ -27,16 +27,12 @@ from scidiffusion.molecules.conformer.pairs import (
     load_ensembles,
 )
 
-MAX_RMSD = 0.6
-"""Pairs farther apart than this, in Angstrom of heavy atoms, left the basin of their start."""
-
 
 def read(path: Path, workers: int) -> list[ConformerPairs]:
     """Read a shard folder, or make pairs of an SDF file of minima."""
     if path.is_dir():
         return [near for pairs in load_ensembles(path) if (near := nearby(pairs)) is not None]
-    with tempfile.TemporaryDirectory() as folder:
-        return pairs_from_sdf(path, Path(folder) / "pairs", workers=workers)[0]
+    return list(pairs_of_many(read_ensembles(path), workers=workers))
 
 
 def nearby(pairs: ConformerPairs) -> ConformerPairs | None:

@@ -17,8 +17,12 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from scidiffusion.errors import ConfigError, DataError, InputError
 from scidiffusion.molecules.chem.checks import intact
+from scidiffusion.molecules.chem.embedding import embed, relax_mmff
 from scidiffusion.molecules.chem.ensembles import with_places
-from scidiffusion.molecules.conformer.conversion import pairs_from_sdf
+from scidiffusion.molecules.chem.figures import positions
+from scidiffusion.molecules.chem.handedness import stereo_kept
+from scidiffusion.molecules.chem.smiles import read_smiles
+from scidiffusion.molecules.conformer.conversion import pairs_of, pairs_of_many
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
     heavy_rmsd,
@@ -227,46 +231,34 @@ class TestShards:
             load_ensembles(tmp_path)
 
 
-class TestFromSdf:
-    @pytest.fixture
-    def sdf(self, tmp_path):
-        """Minima of two molecules, one of them too far off, and a broken record."""
-        path = tmp_path / "minima.sdf"
-        with Chem.SDWriter(str(path)) as writer:
-            for smiles, count in (("C[C@H](O)CC", 3), ("CCOC", 2)):
-                mol = embedded(smiles, count)
-                for conformer in mol.GetConformers():
-                    index = conformer.GetId()
-                    if (smiles, index) == ("CCOC", 1):
-                        conformer.SetPositions(3 * conformer.GetPositions())
-                    mol.SetDoubleProp("rel_kcal", 1.5 * index)
-                    writer.write(mol, confId=index)
-        broken = "broken\n\n\n  1  0  0  0  0  0  0  0  0  0999 V2000\nnonsense\nM  END\n$$$$\n"
-        path.write_text(path.read_text() + broken)
-        return path
+class TestFromMinima:
+    def test_minima_of_the_force_field_are_their_own_starts(self):
+        mol = embed(read_smiles("C[C@H](N)C(=O)O"), 4, seed=0)
+        relax_mmff(mol, 2000)
+        pairs = pairs_of(mol)
+        assert pairs is not None
+        assert 1 <= len(pairs) <= 4
+        for start, minimum in zip(pairs.start, pairs.minimum, strict=True):
+            assert heavy_rmsd(pairs.mol, start, minimum) < 0.02
+            assert intact(with_places(pairs.mol, start)).all()
+        assert stereo_kept(with_places(pairs.mol, pairs.start)).all()
+        assert np.isnan(pairs.energies).all()
 
-    def test_minima_of_the_force_field_are_their_own_starts(self, sdf, tmp_path):
-        pairs, counts = pairs_from_sdf(sdf, tmp_path / "out")
-        assert (counts.records, counts.unreadable, counts.left) == (6, 1, 1)
-        assert (counts.molecules, counts.pairs) == (2, 4)
-        for one in pairs:
-            for start, minimum in zip(one.start, one.minimum, strict=True):
-                assert heavy_rmsd(one.mol, start, minimum) < 0.02
-                assert intact(with_places(one.mol, start)).all()
-        np.testing.assert_allclose(pairs[0].energies, [0, 1.5, 3.0])
+    def test_any_numbering_will_do(self):
+        mol = embed(read_smiles("OCC"), 3, seed=0)
+        relax_mmff(mol, 2000)
+        shuffled = Chem.RenumberAtoms(mol, [8, 7, 6, 5, 4, 3, 2, 1, 0])
+        (pairs,) = pairs_of_many([shuffled])
+        assert len(pairs) == 3
+        assert intact(with_places(pairs.mol, pairs.minimum)).all()
 
-    def test_the_result_is_kept(self, sdf, tmp_path, monkeypatch):
-        first, counts = pairs_from_sdf(sdf, tmp_path / "out")
-        monkeypatch.setattr(rdForceFieldHelpers, "MMFFOptimizeMolecule", None)
-        second, again = pairs_from_sdf(sdf, tmp_path / "out")
-        assert again == counts
-        np.testing.assert_array_equal(first[0].start, second[0].start)
-        with pytest.raises(DataError, match="another folder"):
-            pairs_from_sdf(sdf, tmp_path / "out", max_rmsd=0.2)
-
-    def test_a_file_that_is_missing_is_named(self, tmp_path):
-        with pytest.raises(DataError, match=r"none\.sdf"):
-            pairs_from_sdf(tmp_path / "none.sdf", tmp_path / "out")
+    def test_what_leaves_its_basin_is_dropped(self):
+        mol = embed(read_smiles("CCCCCC"), 1, seed=0)
+        relax_mmff(mol)
+        far = positions(mol)
+        # A chain that is bent to nearly a clash unfolds.
+        far[0, [0, 6, 7, 8]] = far[0, [5, 15, 16, 17]] + 1.8
+        assert pairs_of(with_places(mol, far)) is None
 
 
 class TestRun:
