@@ -78,6 +78,25 @@ def test_classifier_free_scales_zero_and_one_and_between(schedule, t):
         )
 
 
+def test_kept_conditions_are_told_to_the_unconditional_model_too():
+    seen = []
+
+    class Recorder:
+        process = prince(LinearVP())[0]
+
+        def __call__(self, z, t, cond=None):
+            seen.append(cond)
+            return prince(LinearVP())[1](z, t)
+
+    cond = {"kept": torch.ones(101, 1), "pulled": torch.ones(101, 1)}
+    guided = ClassifierFreeGuidance(Recorder(), 2.0, kept=("kept",))
+    guided(points(), torch.tensor(0.5, dtype=F64), cond)
+    unconditional, conditional = seen
+    assert torch.equal(unconditional["kept"], cond["kept"])
+    assert torch.isnan(unconditional["pulled"]).all()
+    assert conditional is cond
+
+
 @pytest.mark.parametrize("parameterization", Parameterization)
 def test_mixing_in_any_parameterisation_is_the_same(parameterization):
     _process, oracle = prince()

@@ -272,7 +272,7 @@ def test_valid_only_gives_up_where_nothing_is_valid(
         (ConfigError, {"sampler": "heun"}, "sampler must be one of ancestral, ddim"),
         (ConfigError, {"temperature": -1.0}, "temperature"),
         (ConfigError, {"random_state": -1}, "random_state"),
-        (ConfigError, {"guidance_scale": 2.0}, "none was given; this model knows mass, atoms"),
+        (ConfigError, {"guidance_scale": 2.0}, "none was asked for; this model knows mass"),
         (ConfigError, {"guidance_scale": np.nan}, "finite"),
         (ConditionError, {"conditions": {"charge": 1}}, "no condition 'charge'"),
         (ConditionError, {"conditions": {"mass": 1e5}}, "outside what was learned"),
@@ -316,9 +316,10 @@ def test_too_few_molecules_and_strange_elements_are_refused(
 
 
 def test_guidance_needs_a_model_that_has_seen_no_condition(molecules: list[Chem.Mol]) -> None:
-    fitted = MoleculeDiffusion(**options(condition_dropout=0.0)).fit(molecules)
+    mass = [float(mol.GetNumAtoms()) for mol in molecules]
+    fitted = MoleculeDiffusion(**options(condition_dropout=0.0)).fit(molecules, {"mass": mass})
     with pytest.raises(ConfigError, match="condition_dropout above 0"):
-        fitted.sample(1, {"atoms": 6}, guidance_scale=2.0)
+        fitted.sample(1, {"mass": mass[0]}, guidance_scale=2.0)
 
 
 # -- parts ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ Salimans (eq. 6, eps = (1 + w) eps_c - w eps_u) is scale - 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,17 +26,20 @@ class ClassifierFreeGuidance:
     Args:
         denoiser: A denoiser trained with condition dropout.
         scale: Guidance scale, a finite number.
+        kept: Names of conditions, of a dict of them, that the unconditional prediction is told
+            as well: they are obeyed, not exaggerated.
 
     Raises:
         ConfigError: if `scale` is not finite, or if called without a condition.
     """
 
-    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+    def __init__(self, denoiser: Denoiser, scale: float, kept: Sequence[str] = ()) -> None:
         if not math.isfinite(scale):
             raise ConfigError(f"the guidance scale must be a finite number, got {scale}")
         self.denoiser = denoiser
         self.process = denoiser.process
         self.scale = float(scale)
+        self.kept = tuple(kept)
 
     @classmethod
     def from_ho_salimans(cls, denoiser: Denoiser, w: float) -> ClassifierFreeGuidance:
@@ -50,7 +53,10 @@ class ClassifierFreeGuidance:
         # The end points need one evaluation, not two, and are then exact.
         if self.scale == 1:
             return self.denoiser(z, t, cond)
-        unconditional = self.denoiser(z, t, drop_condition(cond))
+        dropped = drop_condition(cond)
+        if self.kept:
+            dropped |= {name: cond[name] for name in self.kept}
+        unconditional = self.denoiser(z, t, dropped)
         if self.scale == 0:
             return unconditional
         return _mix(unconditional, self.denoiser(z, t, cond), self.scale)

@@ -36,7 +36,7 @@ from scidiffusion.molecules.denovo.generate import (
     generate,
 )
 from scidiffusion.molecules.denovo.network import NetworkSize, PairNetwork
-from scidiffusion.molecules.denovo.population import ATOMS, FORMULA, Population, formula
+from scidiffusion.molecules.denovo.population import Population, formula
 from scidiffusion.molecules.denovo.process import Types
 from scidiffusion.molecules.denovo.reading import read_clouds
 from scidiffusion.molecules.denovo.scoring import log_bound
@@ -280,8 +280,8 @@ class MoleculeDiffusion(GenerativeEstimator):
                 value, or n of them.
             steps: Network evaluations a molecule; None is 50. Guidance doubles them.
             random_state: Seed; None takes the next of the estimator's own stream.
-            guidance_scale: 1 samples under the conditions, more exaggerates them at the price of
-                diversity; 0 ignores them but for the atoms.
+            guidance_scale: 1 samples under the conditions, more exaggerates the labels at the
+                price of diversity; 0 ignores them. The composition stays what was drawn.
             scaffold: Molecule with one conformer whose atoms, without changes among themselves,
                 the new ones contain as their first atoms, where they are.
             valid_only: Draw again until n valid molecules are there; a warning says how many were
@@ -350,11 +350,10 @@ class MoleculeDiffusion(GenerativeEstimator):
     def _check_guidance(self, conditions: Mapping[str, Any] | None, scale: float) -> None:
         if not np.isfinite(scale):
             raise ConfigError(f"guidance_scale must be a finite number, got {scale}")
-        named = [*self.labels_, ATOMS, FORMULA]
-        if not any(name in named for name in conditions or {}):
+        if not any(name in self.labels_ for name in conditions or {}):
+            known = ", ".join(self.labels_) or "none"
             raise ConfigError(
-                "guidance pulls towards conditions, and none was given; this model knows "
-                f"{', '.join(named)}"
+                f"guidance pulls towards labels, and none was asked for; this model knows {known}"
             )
         if not self.condition_dropout:
             raise ConfigError(

@@ -248,7 +248,7 @@ def _batch(
     }
     guided: Any = bound
     if walk.guidance_scale != 1:
-        guided = ClassifierFreeGuidance(bound, walk.guidance_scale)
+        guided = ClassifierFreeGuidance(bound, walk.guidance_scale, kept=("composition",))
     if walk.scaffold is not None:
         guided = Scaffolded(guided, walk.scaffold, bound)
     process: Any = bound.process
