@@ -87,17 +87,20 @@ def ours(smiles: str, n: int, seed: int, **options: Any) -> Chem.Mol:
 
 MODELS: dict[str, Callable[..., Chem.Mol]] = {
     "ours": ours,
+    "ours-torsional": ours,
     "ours-noise": ours,
     "etkdg": etkdg,
     "etkdg-mmff": etkdg_mmff,
     "pick": pick,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
+    "ours-torsional": {"method": "torsional"},
     "ours-noise": {"start": "noise"},
 }
 """What the name of a model stands for, beside the options of the command line."""
 LABELS = {
     "ours": "ours",
+    "ours-torsional": "ours, torsional",
     "ours-noise": "ours, from noise",
     "etkdg": "ETKDGv3",
     "etkdg-mmff": "ETKDGv3 + MMFF94",

@@ -3,12 +3,14 @@ r"""Make conformers and new molecules, and score them: this project and RDKit in
     python benchmarks/molecules.py --data-dir DIR --task qm9 --models ours etkdg etkdg-mmff pick \
         --gfn2 3
     python benchmarks/molecules.py --data-dir DIR --task platinum --limit 40
+    python benchmarks/molecules.py --task made --references SHARDS
     python benchmarks/molecules.py --data-dir DIR --task denovo --samples new.npz
     python benchmarks/molecules.py --table                     # results/*.json as Markdown
 
 Every model has a process of its own with one thread, is told SMILES alone, and counts its CPU
 seconds. `qm9` and `drugs`: 2 K conformers for K references, ensembles of GFN2-xTB minima of GEOM
-test molecules. `platinum`: best of 10 and of 25 against the crystal's conformer. `benchmark`
+test molecules. `made`: the same for references of one's own, a folder of tools/make_ensembles.py.
+`platinum`: best of 10 and of 25 against the crystal's conformer. `benchmark`
 (Folmsbee and Hutchison 2020): recall at 1 Angstrom, and how well MMFF94 ranks a model's
 conformers by GFN2 energy. `denovo`: molecules of an npz file (numbers, positions, offsets), or of
 our model, beside the data themselves. For the figures see benchmarks/_molecule_scores.py, for the
@@ -44,6 +46,8 @@ from _running import run_worker
 from rdkit import Chem
 
 from scidiffusion._files import write_atomic
+from scidiffusion.molecules.chem.ensembles import with_places
+from scidiffusion.molecules.conformer.pairs import ConformerPairs, load_ensembles, stereo_smiles
 from tabular import machine
 
 HERE = Path(__file__).resolve().parent
@@ -61,6 +65,7 @@ LIMITS = {"platinum": 40, "benchmark": 40}
 BEST_OF = (10, 25)
 RANKED = 10
 """Conformers of a molecule whose ranking by energy is looked at."""
+TASKS = (*FILES, "made")
 THRESHOLDS = {"benchmark": (1.0,)}
 
 Records = dict[str, list[Chem.Mol]]
@@ -69,15 +74,27 @@ Records = dict[str, list[Chem.Mol]]
 # ------------------------------------------------------------------------ conformers
 
 
-def load_references(path: Path, task: str, limit: int | None) -> Records:
-    """Reference conformers by isomeric SMILES, the first `limit` molecules of the file."""
+def load_references(options: argparse.Namespace) -> Records:
+    """Reference conformers by isomeric SMILES, the first `limit` molecules of the data."""
+    task, limit = options.task, options.limit or LIMITS.get(options.task)
+    if task == "made":
+        molecules = load_ensembles(options.references)[:limit]
+        return {stereo_smiles(_minima(one)): _separate(_minima(one)) for one in molecules}
+    path = options.data_dir / FILES[task]
     if not path.exists():
         raise SystemExit(f"error: {path} does not exist; give --data-dir or SCIDIFFUSION_DATA")
     groups, broken = read_sdf(path)
     if broken:
         print(f"{path}: {broken} broken records left out", file=sys.stderr)
-    limit = limit or LIMITS.get(task)
     return dict(list(groups.items())[:limit])
+
+
+def _minima(pairs: ConformerPairs) -> Chem.Mol:
+    return with_places(pairs.mol, pairs.minimum)
+
+
+def _separate(mol: Chem.Mol) -> list[Chem.Mol]:
+    return [Chem.Mol(mol, confId=one.GetId()) for one in mol.GetConformers()]
 
 
 def conformers_asked(task: str, references: Records) -> list[tuple[str, int]]:
@@ -214,6 +231,12 @@ COLUMNS: dict[str, list[tuple[str, str, int]]] = {
         ("COV-R@.75", "cov_r@0.75", 1),
         ("COV-P@.75", "cov_p@0.75", 1),
     ],
+    "made": [
+        ("AMR-R", "mat_r", 3),
+        ("AMR-P", "mat_p", 3),
+        ("COV-R@.75", "cov_r@0.75", 1),
+        ("COV-P@.75", "cov_p@0.75", 1),
+    ],
     "platinum": [("best of 10", "best_of_10", 3), ("best of 25", "best_of_25", 3)],
     "benchmark": [
         ("COV-R@1", "cov_r@1.0", 1),
@@ -305,9 +328,7 @@ def main(arguments: list[str] | None = None) -> None:
         save(out, {"task": "denovo"}, [entry | {"machine": here} for entry in runs])
         print(f"written to {out}")
         return
-    references = load_references(
-        options.data_dir / FILES[options.task], options.task, options.limit
-    )
+    references = load_references(options)
     record = {
         "task": options.task,
         "molecules": len(references),
@@ -341,7 +362,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     folder = Path(os.environ["SCIDIFFUSION_DATA"]) if "SCIDIFFUSION_DATA" in os.environ else None
     if folder is not None and (folder / "molecules").is_dir():
         folder /= "molecules"
-    parser.add_argument("--task", default="qm9", choices=list(FILES))
+    parser.add_argument("--task", default="qm9", choices=TASKS)
     parser.add_argument(
         "--data-dir",
         type=Path,
@@ -362,13 +383,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--options", type=json.loads, default={}, help="of our models, as JSON")
     parser.add_argument("--timeout", type=float, default=7200, help="seconds a model may take")
     parser.add_argument("--save-sdf", type=Path, help="folder for the conformers that were scored")
+    parser.add_argument("--references", type=Path, help="made: a folder of shards")
     parser.add_argument("--samples", type=Path, help="denovo: npz file to score")
     parser.add_argument("--model", type=Path, help="denovo: a saved model instead of ours")
     parser.add_argument("-n", type=int, default=1000, help="denovo: number of molecules")
     parser.add_argument("--out", type=Path, help="default benchmarks/results/molecules_TASK.json")
     parser.add_argument("--table", action="store_true", help="render the results and stop")
     options = parser.parse_args(arguments)
-    if not options.table and options.data_dir is None:
+    if options.task == "made" and options.references is None and not options.table:
+        parser.error("--references is missing: the folder of shards")
+    if not options.table and options.task != "made" and options.data_dir is None:
         parser.error("--data-dir is missing: the folder of the data")
     if options.gfn2 and not has_xtb():
         parser.error("--gfn2 needs the program xtb (a package of Debian and of conda-forge)")

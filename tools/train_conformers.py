@@ -3,6 +3,8 @@ r"""Train the weights that the package brings for `scidiffusion.molecules.confor
     python tools/make_ensembles.py data/made --minutes 600 --workers 16      # makes the data
     python tools/train_conformers.py data/made --minutes 60 \
         --out src/scidiffusion/molecules/conformer/weights
+    python tools/train_conformers.py data/made --minutes 30 --method torsional \
+        --out src/scidiffusion/molecules/torsional/weights
 
 Data are shard folders, as `tools/make_ensembles.py` makes them, or SDF files of minima, such as
 those of GFN2-xTB ensembles; several may be given. Run again with --resume it goes on from its
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +29,7 @@ from scidiffusion.molecules.conformer.pairs import (
     heavy_rmsd,
     load_ensembles,
 )
+from scidiffusion.molecules.torsional.estimator import TorsionDiffusion
 
 
 def read(path: Path, workers: int) -> list[ConformerPairs]:
@@ -54,6 +58,9 @@ def main() -> None:
     )
     parser.add_argument("data", nargs="+", type=Path, help="shard folders or SDF files")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument(
+        "--method", choices=["cartesian", "torsional"], default="cartesian", help="which network"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="of training")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--start", type=Path, help="model whose weights are the first ones")
@@ -62,24 +69,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
+    if options.start is not None and options.method == "torsional":
+        parser.error("--start goes with --method cartesian")
     torch.set_num_threads(options.threads)
     molecules = [pairs for path in options.data for pairs in read(path, options.threads)]
     print(f"{len(molecules)} molecules, {sum(map(len, molecules))} pairs", flush=True)
-    model = ConformerDiffusion(
-        budget=60 * options.minutes,
-        max_steps=10_000_000,
-        lr=options.lr,
-        patience=None,
-        device=options.device,
-        random_state=options.seed,
-        progress=False,
-    )
-    model.fit(
-        molecules,
-        checkpoint_dir=options.out.with_name(options.out.name + ".checkpoint"),
-        resume=options.resume,
-        start=None if options.start is None else ConformerDiffusion.load(options.start),
-    )
+    settings: dict[str, Any] = {
+        "budget": 60 * options.minutes,
+        "max_steps": 10_000_000,
+        "lr": options.lr,
+        "patience": None,
+        "device": options.device,
+        "random_state": options.seed,
+        "progress": False,
+    }
+    keep: dict[str, Any] = {
+        "checkpoint_dir": options.out.with_name(options.out.name + ".checkpoint"),
+        "resume": options.resume,
+    }
+    model: ConformerDiffusion | TorsionDiffusion
+    if options.method == "torsional":
+        model = TorsionDiffusion(**settings).fit(molecules, **keep)
+    else:
+        start = None if options.start is None else ConformerDiffusion.load(options.start)
+        model = ConformerDiffusion(**settings).fit(molecules, start=start, **keep)
     model.save(options.out)
     for entry in model.training_.history:
         print({name: round(float(value), 4) for name, value in entry.items()})

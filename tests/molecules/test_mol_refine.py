@@ -16,10 +16,11 @@ from scidiffusion.core.prediction import Parameterization, Prediction
 from scidiffusion.core.rng import GeneratorNoise, KeyedNoise
 from scidiffusion.core.schedules import as_time
 from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
+from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank, automorphisms
 from scidiffusion.molecules.conformer.denoiser import conformer_process
-from scidiffusion.molecules.conformer.graph import MolGraph
-from scidiffusion.molecules.conformer.objective import ConformerLoss, NoiseLevels
+from scidiffusion.molecules.conformer.graph import MolGraph, signed_volume
+from scidiffusion.molecules.conformer.objective import ConformerLoss, NoiseLevels, nearest_target
+from scidiffusion.molecules.conformer.pairs import ConformerPairs
 from scidiffusion.molecules.conformer.refine import refine
 from scidiffusion.molecules.conformer.steering import (
     EnergySteering,
@@ -157,7 +158,8 @@ def bank(count: int = 12) -> ConformerBank:
         rdDistGeom.EmbedMultipleConfs(mol, 2, randomSeed=index)
         x = torch.stack([torch.from_numpy(one.GetPositions()) for one in mol.GetConformers()])
         x = remove_mean(x.float())
-        molecules.append(BankMolecule(MolGraph.of(mol), x + 0.01, x))
+        pairs = ConformerPairs(mol, (x + 0.01).numpy(), x.numpy(), np.zeros(2))
+        molecules.append(BankMolecule.of(pairs))
     return ConformerBank(molecules, pairs=1000, most=2)
 
 
@@ -165,7 +167,8 @@ def test_bundles_hold_the_anchor_and_no_more_pairs_than_allowed():
     made = bank()
     for anchor in range(len(made)):
         noise = GeneratorNoise(torch.Generator().manual_seed(anchor))
-        graph, start, minimum = made.bundle(anchor, noise)
+        bundle = made.bundle(anchor, noise)
+        graph, start, minimum = bundle.graph, bundle.start, bundle.minimum
         rows, size = minimum.shape[:2]
         assert rows * size**2 <= 1000
         assert start.shape == minimum.shape == (*graph.mask.shape, 3)
@@ -197,7 +200,7 @@ def test_the_loss_is_nothing_for_the_truth_and_the_square_of_an_error_in_its_uni
     )
     seed = torch.Generator().manual_seed(7)
     state = seed.get_state()
-    _, _, answers = loss.parts[0].bundle(4, GeneratorNoise(seed))
+    answers = loss.parts[0].bundle(4, GeneratorNoise(seed)).minimum
     for off, expected in ((0.0, 0.0), (0.5, 0.25)):
         seed.set_state(state)
         # A common displacement of all atoms changes no distance.
@@ -303,3 +306,50 @@ def test_wrong_wishes_are_named():
         check_targets({(0, 9): 1.0}, 4)
     with pytest.raises(DataError, match="must be positive"):
         check_targets({(0, 1): -1.0}, 4)
+
+
+def test_half_of_a_bundle_are_mirror_images_of_the_molecule_with_its_centres_exchanged():
+    mol = Chem.AddHs(Chem.MolFromSmiles("C[C@H](N)C(=O)O"))
+    rdDistGeom.EmbedMultipleConfs(mol, 4, randomSeed=1)
+    x = np.stack([one.GetPositions() for one in mol.GetConformers()]).astype(np.float32)
+    one = BankMolecule.of(ConformerPairs(mol, x, x, np.zeros(4)))
+    made = ConformerBank([one], most=4)
+    mirrored, rows = 0, 0
+    for seed in range(20):
+        bundle = made.bundle(0, GeneratorNoise(torch.Generator().manual_seed(seed)))
+        # Whatever was done, each centre has the hand that its graph asks for.
+        assert (signed_volume(bundle.minimum, bundle.graph)[bundle.graph.chiral] > 0.3).all()
+        changed = bundle.graph.neighbours[:, 1] != one.graph.neighbours[0, 1]
+        mirrored += int(changed.any(1).sum())
+        rows += len(bundle.minimum)
+    assert 0.35 < mirrored / rows < 0.65
+
+
+def test_renumberings_of_like_atoms_are_those_of_the_molecule():
+    mol = Chem.AddHs(Chem.MolFromSmiles("Cc1ccc(C)cc1"))
+    images = automorphisms(mol)
+    assert images.shape == (8, mol.GetNumAtoms())
+    assert images[0].tolist() == list(range(mol.GetNumAtoms()))
+    bonds = torch.from_numpy(Chem.GetAdjacencyMatrix(mol))
+    for image in images:
+        assert torch.equal(bonds[image][:, image], bonds)
+    assert len({tuple(image.tolist()) for image in images}) == 8
+    # Renumbering may not exchange centres that are told apart.
+    assert len(automorphisms(Chem.AddHs(Chem.MolFromSmiles("F")))) == 1
+
+
+def test_the_target_is_numbered_as_was_predicted_where_noise_has_forgotten_the_numbers():
+    mol = Chem.AddHs(Chem.MolFromSmiles("O"))
+    images = automorphisms(mol)
+    assert len(images) == 2
+    x0 = torch.tensor([[[0.0, 0.1, 0.0], [0.9, -0.4, 0.0], [-0.8, -0.6, 0.3]]])
+    x0 = remove_mean(x0)
+    swapped = x0[:, images[1]]
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    for level, expected in ((5.0, swapped), (0.1, x0)):
+        # z is nearly symmetric, so that it decides the orientation alone.
+        z = 0.5 * (x0 + swapped)
+        target = nearest_target(x0, z, swapped, mask, torch.tensor([level]), [images])
+        wanted = turned_onto(expected, z, mask)
+        torch.testing.assert_close(target, wanted, atol=1e-5, rtol=0)
+    assert (turned_onto(swapped, z, mask) - turned_onto(x0, z, mask)).abs().max() > 0.1

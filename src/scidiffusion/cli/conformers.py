@@ -49,6 +49,9 @@ def conformers(
         typer.Option(help="Leave out conformers nearer than this to a lower one, in Angstrom."),
     ] = None,
     start: Annotated[str, typer.Option(help="etkdg, or noise: from the graph alone.")] = "etkdg",
+    method: Annotated[
+        str, typer.Option(help="cartesian, or torsional: torsions drawn by diffusion.")
+    ] = "cartesian",
     steps: Annotated[
         int | None, typer.Option(help="Network evaluations a conformer; default 6, from noise 20.")
     ] = None,
@@ -93,6 +96,7 @@ def conformers(
             temperature=temperature,
             prune=prune,
             start=start,
+            method=method,
             steps=steps,
             oversample=oversample,
             time_limit=time_limit,

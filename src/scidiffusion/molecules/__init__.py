@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from scidiffusion.molecules.conformer.estimator import ConformerDiffusion as ConformerDiffusion
     from scidiffusion.molecules.conformer.front import conformers as conformers
     from scidiffusion.molecules.denovo import MoleculeDiffusion as MoleculeDiffusion
+    from scidiffusion.molecules.torsional.estimator import TorsionDiffusion as TorsionDiffusion
 else:
     _CHEM = "scidiffusion.molecules.chem."
     _get, __dir__ = _lazy.attach(
@@ -42,6 +43,7 @@ else:
         names={
             "ConformerDiffusion": "scidiffusion.molecules.conformer.estimator",
             "MoleculeDiffusion": "scidiffusion.molecules.denovo",
+            "TorsionDiffusion": "scidiffusion.molecules.torsional.estimator",
             "align": _CHEM + "ensembles",
             "boltzmann_weights": _CHEM + "energies",
             "conformers": "scidiffusion.molecules.conformer.front",
@@ -76,6 +78,7 @@ else:
 __all__ = [
     "ConformerDiffusion",
     "MoleculeDiffusion",
+    "TorsionDiffusion",
     "align",
     "boltzmann_weights",
     "conformers",

@@ -3,19 +3,32 @@
 A bundle costs the square of its largest molecule times its number of conformers: bundles are
 filled up to a number of pairs of atoms, so that every training step costs the same, and molecules
 of one bundle are neighbours in size, so that little is padding.
+
+Half of the rows, at random, are mirror images: energies do not know left from right, so that each
+minimum has one, of the molecule with all its centres exchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
+from rdkit import Chem
 from torch import Tensor
 
 from scidiffusion.core.rng import Noise
 from scidiffusion.molecules.conformer.graph import MolGraph
+from scidiffusion.molecules.conformer.pairs import ConformerPairs
+from scidiffusion.molecules.superposition import turned_onto
+from scidiffusion.molecules.torsional.turning import Torsions
+
+MOST_IMAGES = 8
+"""Renumberings of like atoms that the loss looks at."""
+MOST_MATCHES = 300
+"""Renumberings among which these are chosen."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +37,63 @@ class BankMolecule:
 
     Args:
         graph: Its graph, B = 1.
-        start: (n, N, 3) positions that optimisations began with, in Angstrom.
-        minimum: (n, N, 3) minima they reached, each turned onto its start.
+        start: (n, N, 3) positions that optimisations began with, in Angstrom, centred.
+        minimum: (n, N, 3) minima they reached, each centred and turned onto its start.
+        images: (M, N) long, renumberings of like atoms; the first changes nothing.
+        torsions: Its turnable bonds.
     """
 
     graph: MolGraph
     start: Tensor
     minimum: Tensor
+    images: Tensor
+    torsions: Torsions
+
+    @classmethod
+    def of(cls, pairs: ConformerPairs) -> Self:
+        """Read pairs."""
+        start, minimum = (torch.from_numpy(value) for value in (pairs.start, pairs.minimum))
+        start = start - start.mean(1, keepdim=True)
+        minimum = minimum - minimum.mean(1, keepdim=True)
+        everything = torch.ones(start.shape[:2], dtype=torch.bool)
+        return cls(
+            MolGraph.of(pairs.mol),
+            start,
+            turned_onto(minimum, start, everything),
+            automorphisms(pairs.mol),
+            Torsions.of(pairs.mol),
+        )
+
+
+def automorphisms(mol: Chem.Mol) -> Tensor:
+    """Renumberings of a molecule's atoms that leave the molecule as it was, (M, N) long.
+
+    At most `MOST_IMAGES`, the identity first, the others chosen at random but always alike.
+    """
+    with_hydrogens = mol.GetSubstructMatches(
+        mol, uniquify=False, useChirality=True, maxMatches=MOST_MATCHES
+    )
+    same = tuple(range(mol.GetNumAtoms()))
+    others = sorted(set(with_hydrogens) - {same})
+    chosen = np.random.default_rng(0).permutation(len(others))[: MOST_IMAGES - 1]
+    return torch.tensor([same, *(others[index] for index in chosen)], dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Pairs of B molecules padded to N atoms.
+
+    Args:
+        graph: Their graphs.
+        start: (B, N, 3) in Angstrom, padding 0.
+        minimum: (B, N, 3) likewise.
+        molecules: Where they come from.
+    """
+
+    graph: MolGraph
+    start: Tensor
+    minimum: Tensor
+    molecules: list[BankMolecule]
 
 
 class ConformerBank:
@@ -67,8 +130,8 @@ class ConformerBank:
             spread=self.spread,
         )
 
-    def bundle(self, anchor: int, noise: Noise) -> tuple[MolGraph, Tensor, Tensor]:
-        """Return the graphs (B), starts (B, N, 3) and minima (B, N, 3) of a bundle.
+    def bundle(self, anchor: int, noise: Noise) -> Bundle:
+        """Return a bundle.
 
         Args:
             anchor: Number of the molecule that the bundle is drawn around.
@@ -79,23 +142,25 @@ class ConformerBank:
         )
         low, high = max(0, anchor - self.spread), min(len(self), anchor + self.spread + 1)
         order = [anchor, *(low + rng.permutation(high - low))]
-        graphs: list[MolGraph] = []
-        starts: list[Tensor] = []
-        minima: list[Tensor] = []
+        chosen: list[tuple[BankMolecule, int]] = []
         size = 0
         for index in order:
             molecule = self.molecules[index]
             take = min(self.most, len(molecule.start))
             grown = max(size, molecule.graph.size)
-            if graphs and (len(graphs) + take) * grown**2 > self.pairs:
+            if chosen and (len(chosen) + take) * grown**2 > self.pairs:
                 break
             size = grown
-            for which in rng.permutation(len(molecule.start))[:take]:
-                graphs.append(molecule.graph)
-                starts.append(molecule.start[which])
-                minima.append(molecule.minimum[which])
-        batch = MolGraph.batch(graphs)
-        return batch, _stacked(starts, size), _stacked(minima, size)
+            rows = rng.permutation(len(molecule.start))[:take]
+            chosen += [(molecule, int(row)) for row in rows]
+        mirrored = torch.from_numpy(rng.random(len(chosen)) < 0.5)
+        mirror = torch.where(mirrored[:, None], torch.tensor([1.0, 1.0, -1.0]), 1.0)[:, None]
+        return Bundle(
+            MolGraph.batch([molecule.graph for molecule, _ in chosen]).mirrored(mirrored),
+            _stacked([molecule.start[row] for molecule, row in chosen], size) * mirror,
+            _stacked([molecule.minimum[row] for molecule, row in chosen], size) * mirror,
+            [molecule for molecule, _ in chosen],
+        )
 
 
 def _stacked(positions: list[Tensor], size: int) -> Tensor:

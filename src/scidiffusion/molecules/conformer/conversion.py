@@ -6,11 +6,12 @@ the force field leaves the basin, the pair is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from rdkit import Chem, rdBase
 
+from scidiffusion.errors import DataError
 from scidiffusion.molecules.chem.embedding import relax_mmff
 from scidiffusion.molecules.chem.ensembles import with_places
 from scidiffusion.molecules.chem.figures import positions
@@ -71,3 +72,30 @@ def pairs_of_many(molecules: Iterable[Chem.Mol], *, workers: int = 1) -> Iterato
         for pairs in run(pairs_of, molecules):
             if pairs is not None:
                 yield pairs
+
+
+def usable_pairs(X: Sequence[Chem.Mol | ConformerPairs]) -> list[ConformerPairs]:
+    """What `fit` is given as pairs, without molecules that have none; see `pairs_of`.
+
+    Raises:
+        DataError: if something is neither a molecule with conformers nor pairs.
+    """
+    found = []
+    for index, one in enumerate(X):
+        if isinstance(one, ConformerPairs):
+            pairs: ConformerPairs | None = one
+        elif isinstance(one, Chem.Mol):
+            if not one.GetNumConformers():
+                raise DataError(
+                    f"molecule {index} has no conformers to learn from; give molecules with 3D "
+                    "coordinates, as an SDF file holds them"
+                )
+            pairs = pairs_of(one)
+        else:
+            raise DataError(
+                f"molecule {index} is a {type(one).__name__}; fit learns from RDKit molecules "
+                "with conformers, or from ConformerPairs"
+            )
+        if pairs is not None and len(pairs):
+            found.append(pairs)
+    return found

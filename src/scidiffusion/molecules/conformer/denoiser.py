@@ -11,7 +11,7 @@ there, for positions that are right but for noise of that size (truncated diffus
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -21,6 +21,9 @@ from scidiffusion.core.prediction import Parameterization, Prediction, match
 from scidiffusion.core.schedules import EDMSchedule, as_time
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.network import ConformerNetwork
+
+if TYPE_CHECKING:
+    from scidiffusion.molecules.conformer.tensor_network import TensorNetwork
 
 SIGMA_MIN = 0.002
 SIGMA_MAX = 20.0
@@ -42,12 +45,14 @@ class ConformerDenoiser(nn.Module):
     """Predict clean positions of the molecules that `cond`, a `MolGraph`, describes.
 
     Args:
-        network: The network F.
+        network: The network F: displacements (B, N, 3) of positions (B, N, 3) at levels (B,).
         process: Process; its schedule says which noise level a time is.
     """
 
     def __init__(
-        self, network: ConformerNetwork, process: CentredGaussianProcess | None = None
+        self,
+        network: ConformerNetwork | TensorNetwork,
+        process: CentredGaussianProcess | None = None,
     ) -> None:
         super().__init__()
         self.network = network

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from rdkit import Chem
@@ -21,15 +21,16 @@ from scidiffusion.estimator import (
     split_rows,
 )
 from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
-from scidiffusion.molecules.conformer.conversion import pairs_of
+from scidiffusion.molecules.conformer.conversion import usable_pairs
 from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser
 from scidiffusion.molecules.conformer.generate import Request, generate
-from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.network import ConformerNetwork, NetworkSize
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
 from scidiffusion.molecules.fitting import train_bundles, training_config
-from scidiffusion.molecules.superposition import turned_onto
 from scidiffusion.persistence import SavedModel, check_version
+
+if TYPE_CHECKING:
+    from scidiffusion.molecules.torsional.estimator import TorsionDiffusion
 
 VERSION = 1
 """Version of what `save` writes of the network and its features."""
@@ -43,6 +44,8 @@ class ConformerDiffusion(GenerativeEstimator):
         pair_width: Scalars of a pair of atoms.
         vectors: Vectors of an atom.
         layers: Layers.
+        network: "pairs", see `scidiffusion.molecules.conformer.network`, or "e3nn", tensor
+            products (`scidiffusion.molecules.conformer.tensor_network`; the extra e3nn).
         sigma_start: Noise level, in Angstrom, at which refinement begins.
         max_steps: Training steps at most.
         lr: Peak learning rate.
@@ -71,6 +74,7 @@ class ConformerDiffusion(GenerativeEstimator):
         pair_width: int = 64,
         vectors: int = 16,
         layers: int = 5,
+        network: str = "pairs",
         sigma_start: float = 0.05,
         max_steps: int = 20_000,
         lr: float = 1.5e-3,
@@ -88,6 +92,7 @@ class ConformerDiffusion(GenerativeEstimator):
         self.pair_width = pair_width
         self.vectors = vectors
         self.layers = layers
+        self.network = network
         self.sigma_start = sigma_start
         self.max_steps = max_steps
         self.lr = lr
@@ -137,7 +142,7 @@ class ConformerDiffusion(GenerativeEstimator):
             validate_every=max(1, min(500, self.max_steps // 4)),
             validation_draws=50,
         )
-        molecules = [bank_molecule(one) for one in _pairs(X)]
+        molecules = [BankMolecule.of(one) for one in usable_pairs(X)]
         if len(molecules) < 10:
             raise DataError(
                 f"{len(molecules)} of {len(X)} molecules have conformers to learn from; fitting "
@@ -169,9 +174,25 @@ class ConformerDiffusion(GenerativeEstimator):
         return self
 
     def _build(self, seed: int) -> ConformerDenoiser:
-        size = NetworkSize(self.width, self.pair_width, self.vectors, self.layers)
+        if self.network not in ("pairs", "e3nn"):
+            raise ConfigError(f"network must be 'pairs' or 'e3nn', got {self.network!r}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.network == "e3nn":
+                from scidiffusion.molecules.conformer.tensor_network import (
+                    TensorNetwork,
+                    TensorSize,
+                )
+
+                sizes = TensorSize(
+                    scalars=self.width,
+                    vectors=self.vectors,
+                    tensors=self.vectors // 2,
+                    pair_width=self.pair_width,
+                    layers=self.layers,
+                )
+                return ConformerDenoiser(TensorNetwork(sizes))
+            size = NetworkSize(self.width, self.pair_width, self.vectors, self.layers)
             return ConformerDenoiser(ConformerNetwork(size))
 
     # -- use -------------------------------------------------------------------------------------
@@ -183,6 +204,8 @@ class ConformerDiffusion(GenerativeEstimator):
         *,
         random_state: int | None = None,
         start: str = "etkdg",
+        method: str = "cartesian",
+        torsions: TorsionDiffusion | None = None,
         steps: int | None = None,
         level: float | None = None,
         sampler: str = "dpmpp_2m",
@@ -209,6 +232,9 @@ class ConformerDiffusion(GenerativeEstimator):
             random_state: Seed; None takes the next of the estimator's own stream.
             start: "etkdg" refines geometries of RDKit's ETKDG and MMFF94; "noise" begins with
                 nothing but the graph.
+            method: "cartesian" starts from an embedding for each conformer; "torsional" from a
+                few whose torsions are drawn by diffusion (Jing et al. 2022). Both are refined.
+            torsions: The model that draws them; None is the one that comes with the package.
             steps: Network evaluations a conformer; None is 6 for refinement, 20 from noise and
                 with guidance.
             level: Noise level, in Angstrom, at which the walk begins; None is `sigma_start` of
@@ -240,10 +266,17 @@ class ConformerDiffusion(GenerativeEstimator):
             ConfigError: if an option is out of range.
         """
         self._check_fitted()
+        if method not in ("cartesian", "torsional"):
+            raise ConfigError(f"method must be 'cartesian' or 'torsional', got {method!r}")
+        if method == "torsional" and torsions is None:
+            from scidiffusion.molecules.torsional.front import bundled
+
+            torsions = bundled(self.device)
         request = Request(
             n=n,
             seed=self._next_seed(random_state),
             start=start,
+            torsions=torsions if method == "torsional" else None,
             steps=steps,
             level=level,
             sampler=sampler,
@@ -274,34 +307,3 @@ class ConformerDiffusion(GenerativeEstimator):
         denoiser.load_state_dict({name: value.float() for name, value in saved.tensors.items()})
         self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
         self.seed_, self._calls = codec["seed"], 0
-
-
-def bank_molecule(pairs: ConformerPairs) -> BankMolecule:
-    """Pairs as the training sees them: centred, each minimum turned onto its start."""
-    start, minimum = (torch.from_numpy(value) for value in (pairs.start, pairs.minimum))
-    start = start - start.mean(1, keepdim=True)
-    minimum = minimum - minimum.mean(1, keepdim=True)
-    everything = torch.ones(start.shape[:2], dtype=torch.bool)
-    return BankMolecule(MolGraph.of(pairs.mol), start, turned_onto(minimum, start, everything))
-
-
-def _pairs(X: Sequence[Chem.Mol | ConformerPairs]) -> list[ConformerPairs]:
-    found = []
-    for index, one in enumerate(X):
-        if isinstance(one, ConformerPairs):
-            pairs: ConformerPairs | None = one
-        elif isinstance(one, Chem.Mol):
-            if not one.GetNumConformers():
-                raise DataError(
-                    f"molecule {index} has no conformers to learn from; give molecules with 3D "
-                    "coordinates, as an SDF file holds them"
-                )
-            pairs = pairs_of(one)
-        else:
-            raise DataError(
-                f"molecule {index} is a {type(one).__name__}; fit learns from RDKit molecules "
-                "with conformers, or from ConformerPairs"
-            )
-        if pairs is not None and len(pairs):
-            found.append(pairs)
-    return found

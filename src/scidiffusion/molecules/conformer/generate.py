@@ -1,8 +1,9 @@
 """From a molecule to an ensemble of conformers, step by step.
 
-Starts (ETKDG and MMFF94, several times as many as are asked for) -> the most different ones ->
-refinement by diffusion -> checks -> energies and weights. What fails a check is made again from
-other starts; what cannot be refined stays as the force field left it, which a warning says.
+Starts (ETKDG or torsional diffusion, and MMFF94, several times as many as are asked for) -> the
+most different ones -> refinement by diffusion -> checks -> energies and weights. What fails a
+check is made again from other starts; what cannot be refined stays as the force field left it,
+which a warning says.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -50,6 +52,9 @@ from scidiffusion.molecules.conformer.steering import (
 )
 from scidiffusion.samplers import make_sampler
 
+if TYPE_CHECKING:
+    from scidiffusion.molecules.torsional.estimator import TorsionDiffusion
+
 Array = NDArray[np.float64]
 WINDOW = 15.0
 """Starts higher than this above the lowest one, in kcal/mol of MMFF94, are not refined."""
@@ -71,6 +76,7 @@ class Request:
     n: int
     seed: int
     start: str = "etkdg"
+    torsions: TorsionDiffusion | None = None
     steps: int | None = None
     level: float | None = None
     sampler: str = "dpmpp_2m"
@@ -105,6 +111,9 @@ class Request:
             raise ConfigError(
                 "fixed_core needs three atoms or more: fewer leave the orientation open"
             )
+        if self.torsions is not None and (self.fixed_core or self.start == "noise"):
+            what = "a fixed core" if self.fixed_core else "start='noise'"
+            raise ConfigError(f"method='torsional' and {what} do not go together; leave one out")
         make_sampler(self.sampler)
 
     @property
@@ -176,13 +185,7 @@ def _from_starts(
     steering: list[Steering],
     sigma_start: float,
 ) -> Chem.Mol:
-    starts = embed(
-        mol,
-        request.n * (request.oversample or oversampling(mol)),
-        seed=request.seed,
-        time_limit=request.time_limit,
-        fixed_core=request.fixed_core,
-    )
+    starts = _starts(mol, request)
     energies, _, _ = relax_mmff(starts, RELAX_STEPS, fixed=sorted(request.fixed_core))
     order = preference(rmsd_matrix(starts), energies, request.n)
     places = positions(starts)[order]
@@ -212,6 +215,21 @@ def _from_starts(
             "groups, stereo); look at it with start='noise', or ask for more starts (oversample)"
         )
     return found
+
+
+def _starts(mol: Chem.Mol, request: Request) -> Chem.Mol:
+    count = request.n * (request.oversample or oversampling(mol))
+    if request.torsions is not None:
+        return request.torsions.starts(
+            mol, count, seed=request.seed, time_limit=request.time_limit
+        )
+    return embed(
+        mol,
+        count,
+        seed=request.seed,
+        time_limit=request.time_limit,
+        fixed_core=request.fixed_core,
+    )
 
 
 def _from_noise(

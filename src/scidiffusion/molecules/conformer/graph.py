@@ -8,7 +8,7 @@ one graph. Features are invariant under renumbering of the atoms up to that renu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -83,6 +83,12 @@ class MolGraph:
                 for name, axes in _AXES.items()
             )
         )
+
+    def mirrored(self, rows: Tensor) -> Self:
+        """The graphs of the mirror images of some of the molecules, (B,) bool."""
+        swapped = self.neighbours[..., [0, 2, 1]]
+        neighbours = torch.where(rows[:, None, None], swapped, self.neighbours)
+        return replace(self, neighbours=neighbours)
 
     @property
     def size(self) -> int:

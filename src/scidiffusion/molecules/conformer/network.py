@@ -63,8 +63,27 @@ class NetworkSize:
     radial: int = 32
 
 
-class ConformerNetwork(nn.Module):
-    """Displacements of atoms from noisy positions; see the module.
+@dataclass(frozen=True)
+class Messages:
+    """What the layers leave.
+
+    Args:
+        atoms: (B, N, width) scalars of atoms.
+        vectors: (B, N, 3, vectors) vectors of atoms.
+        pairs: (B, N, N, pair_width) scalars of pairs.
+        difference: (B, N, N, 3) positions z_i - z_j in Angstrom.
+        weight: (B, N, N) weight of each pair in sums.
+    """
+
+    atoms: Tensor
+    vectors: Tensor
+    pairs: Tensor
+    difference: Tensor
+    weight: Tensor
+
+
+class Trunk(nn.Module):
+    """Features and layers; what is read off them is up to the network, see `Messages`.
 
     Args:
         size: Sizes.
@@ -82,7 +101,75 @@ class ConformerNetwork(nn.Module):
         self.radial = nn.Linear(size.radial + 2, pair, bias=False)
         self.handed = nn.Linear(1, size.vectors, bias=False)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
-        self.push = nn.Linear(pair, 1)
+
+    def messages(self, z: Tensor, level: Tensor, reach: Tensor, graph: MolGraph) -> Messages:
+        """Run the layers.
+
+        Args:
+            z: (B, N, 3) positions in Angstrom, padding 0.
+            level: (B,) noise level.
+            reach: (B,) length, in Angstrom, over which atoms see each other.
+            graph: Of B molecules, or one that all share.
+        """
+        difference = z[:, :, None] - z[:, None]
+        distance = difference.square().sum(-1).add(1e-8).sqrt()
+        unit = difference / distance[..., None]
+        weight = self._weight(distance, reach, graph)
+        noise = self.noise(noise_features(level)).split(
+            [self.size.width, self.size.pair_width], -1
+        )
+        handed = signed_volume(z, graph)
+        atoms = graph.atoms.expand(z.shape[0], -1, -1)
+        h = self.atoms(torch.cat([atoms, handed[..., None]], -1)) + noise[0][:, None]
+        e = self.pairs(graph.pairs) + self.radial(self._distances(distance, graph))
+        e = e + noise[1][:, None, None]
+        v = self._normals(z, graph)[..., None] * self.handed.weight[:, 0]
+        for layer in self.layers:
+            h, v, e = layer(h, v, e, unit, weight)
+        return Messages(h, v, e, difference, weight)
+
+    def _distances(self, distance: Tensor, graph: MolGraph) -> Tensor:
+        """Functions of the distance: smooth bumps, and the stretch of a bond.
+
+        Bumps are evenly spaced in log(1 + d), close together where bonds and angles are.
+        """
+        place = torch.log1p(distance)
+        centres = torch.linspace(0.0, math.log1p(20.0), self.size.radial, device=distance.device)
+        step = centres[1] - centres[0]
+        bumps = torch.exp(-0.5 * ((place[..., None] - centres) / step) ** 2)
+        radii = graph.pairs[..., -3]
+        stretch = torch.where(radii > 0, distance - radii, 0.0).clamp(-1.0, 1.0)
+        return torch.cat([bumps, place[..., None], 4.0 * stretch[..., None]], -1)
+
+    def _weight(self, distance: Tensor, reach: Tensor, graph: MolGraph) -> Tensor:
+        """Weight of each pair in sums, (B, N, N): near in space, or near in the graph."""
+        near = torch.exp(-0.5 * (distance / reach[:, None, None]).square())
+        near = near + torch.exp(-0.5 * graph.hops)
+        real = graph.mask[:, :, None] & graph.mask[:, None]
+        apart = ~torch.eye(graph.size, dtype=torch.bool, device=distance.device)
+        near = near * (real & apart)
+        # Sums over a crowd are kept of the size of sums over a neighbourhood.
+        return near / near.sum(-1, keepdim=True).add(1.0).sqrt()
+
+    def _normals(self, z: Tensor, graph: MolGraph) -> Tensor:
+        """(B, N, 3) the direction that makes each stereocentre more right-handed; else 0."""
+        legs = neighbour_vectors(z, graph)
+        first, second, third = legs.unbind(2)
+        normal = torch.linalg.cross(first, second) + torch.linalg.cross(second, third)
+        normal = normal + torch.linalg.cross(third, first)
+        return torch.where(graph.chiral[..., None], normal, 0.0)
+
+
+class ConformerNetwork(Trunk):
+    """Displacements of atoms from noisy positions; see the module.
+
+    Args:
+        size: Sizes.
+    """
+
+    def __init__(self, size: NetworkSize) -> None:
+        super().__init__(size)
+        self.push = nn.Linear(size.pair_width, 1)
         self.pull = nn.Linear(size.vectors, 1, bias=False)
         # Displacements begin at nothing.
         nn.init.zeros_(self.push.weight)
@@ -100,56 +187,12 @@ class ConformerNetwork(nn.Module):
         Returns:
             (B, N, 3) with zero mean over the atoms, of the order of 1.
         """
-        difference = z[:, :, None] - z[:, None]
-        distance = difference.square().sum(-1).add(1e-8).sqrt()
-        unit = difference / distance[..., None]
-        weight = self._weight(distance, sigma, graph)
-        noise = self.noise(noise_features(sigma)).split(
-            [self.size.width, self.size.pair_width], -1
-        )
-        handed = signed_volume(z, graph)
-        atoms = graph.atoms.expand(z.shape[0], -1, -1)
-        h = self.atoms(torch.cat([atoms, handed[..., None]], -1)) + noise[0][:, None]
-        e = self.pairs(graph.pairs) + self.radial(self._distances(distance, graph))
-        e = e + noise[1][:, None, None]
-        v = self._normals(z, graph)[..., None] * self.handed.weight[:, 0]
-        for layer in self.layers:
-            h, v, e = layer(h, v, e, unit, weight)
-        pushes = self.push(e)[..., 0] * weight
-        spread = (REACH**2 + sigma.square()).sqrt()[:, None, None]
-        moved = torch.einsum("bij,bijd->bid", pushes, difference) / spread + self.pull(v)[..., 0]
+        reach = (REACH**2 + sigma.square()).sqrt()
+        found = self.messages(z, sigma, reach, graph)
+        pushes = self.push(found.pairs)[..., 0] * found.weight
+        moved = torch.einsum("bij,bijd->bid", pushes, found.difference) / reach[:, None, None]
+        moved = moved + self.pull(found.vectors)[..., 0]
         return remove_mean(moved, graph.mask.expand(z.shape[0], -1))
-
-    def _distances(self, distance: Tensor, graph: MolGraph) -> Tensor:
-        """Functions of the distance: smooth bumps, and the stretch of a bond.
-
-        Bumps are evenly spaced in log(1 + d), close together where bonds and angles are.
-        """
-        place = torch.log1p(distance)
-        centres = torch.linspace(0.0, math.log1p(20.0), self.size.radial, device=distance.device)
-        step = centres[1] - centres[0]
-        bumps = torch.exp(-0.5 * ((place[..., None] - centres) / step) ** 2)
-        radii = graph.pairs[..., -3]
-        stretch = torch.where(radii > 0, distance - radii, 0.0).clamp(-1.0, 1.0)
-        return torch.cat([bumps, place[..., None], 4.0 * stretch[..., None]], -1)
-
-    def _weight(self, distance: Tensor, sigma: Tensor, graph: MolGraph) -> Tensor:
-        """Weight of each pair in sums, (B, N, N): near in space, or near in the graph."""
-        reach = (REACH**2 + sigma**2)[:, None, None]
-        near = torch.exp(-0.5 * distance.square() / reach) + torch.exp(-0.5 * graph.hops)
-        real = graph.mask[:, :, None] & graph.mask[:, None]
-        apart = ~torch.eye(graph.size, dtype=torch.bool, device=distance.device)
-        near = near * (real & apart)
-        # Sums over a crowd are kept of the size of sums over a neighbourhood.
-        return near / near.sum(-1, keepdim=True).add(1.0).sqrt()
-
-    def _normals(self, z: Tensor, graph: MolGraph) -> Tensor:
-        """(B, N, 3) the direction that makes each stereocentre more right-handed; else 0."""
-        legs = neighbour_vectors(z, graph)
-        first, second, third = legs.unbind(2)
-        normal = torch.linalg.cross(first, second) + torch.linalg.cross(second, third)
-        normal = normal + torch.linalg.cross(third, first)
-        return torch.where(graph.chiral[..., None], normal, 0.0)
 
 
 class Layer(nn.Module):

@@ -11,7 +11,9 @@ of the distances between atoms up to three bonds apart: energies are decided by 
 which a mean square over positions hardly feels.
 
 At large sigma the orientation of z is forgotten; the target is turned onto z (Kabsch 1976) so that
-the network need not learn an average over rotations.
+the network need not learn an average over rotations. So are, among like atoms, their numbers: the
+target is renumbered as is nearest to what was predicted (automorphisms), so that it need not learn
+an average over these either.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from scidiffusion.molecules.superposition import turned_onto
 
 BOND_WEIGHTS = (4.0, 2.0, 0.5)
 """Weights of distances over one, two and three bonds."""
+FORGOTTEN = 0.5
+"""Noise level, in Angstrom, from which on z does not tell like atoms apart."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +102,20 @@ class ConformerLoss(Objective):
         """Return the loss of molecules around that of a row."""
         training = row < len(self.parts[0])
         bank = self.parts[0] if training else self.parts[1]
-        graph, start, x0 = bank.bundle(row if training else row - len(self.parts[0]), noise)
-        x0 = remove_mean(x0, graph.mask)
+        bundle = bank.bundle(row if training else row - len(self.parts[0]), noise)
+        graph, x0 = bundle.graph, remove_mean(bundle.minimum, bundle.graph.mask)
         process = denoiser.process.with_mask(graph.mask)
         sigma = self.levels.draw(x0, noise)
         eps = process.draw(x0, noise)
         shifted = noise.uniform(sigma) < self.shift_share
         # The start is never farther away than it is.
         shift = (sigma / self.sigma_start).clamp(max=1.0) * shifted
-        shift = shift[:, None, None] * remove_mean(start - x0, graph.mask)
+        shift = shift[:, None, None] * remove_mean(bundle.start - x0, graph.mask)
         z = x0 + sigma[:, None, None] * eps + shift
-        target = turned_onto(x0, z, graph.mask)
         time = denoiser.process.schedule.t_of_log_snr(-2 * sigma.double().log())
         predicted = denoiser(z, time, graph).x0
+        images = [molecule.images for molecule in bundle.molecules]
+        target = nearest_target(x0, z, predicted, graph.mask, sigma, images)
         scale = edm_scales(sigma, SIGMA_DATA)[1][:, None, None]
         error = ((predicted - target) / scale).square().sum((1, 2)) / (3 * graph.mask.sum(1))
         if self.local_weight:
@@ -118,6 +123,37 @@ class ConformerLoss(Objective):
                 predicted, target, graph.hops, scale[..., 0]
             )
         return error.mean()
+
+
+@torch.no_grad()
+def nearest_target(
+    x0: Tensor, z: Tensor, predicted: Tensor, mask: Tensor, sigma: Tensor, images: list[Tensor]
+) -> Tensor:
+    """Turn clean positions onto noisy ones, renumbered as is nearest to a prediction.
+
+    Args:
+        x0: (B, N, 3) clean positions, centred.
+        z: (B, N, 3) noisy positions.
+        predicted: (B, N, 3) what was predicted of x0.
+        mask: (B, N).
+        sigma: (B,) noise levels; below `FORGOTTEN` numbers stay as they are.
+        images: Of each row, (M, N) renumberings, the first of which changes nothing.
+
+    Returns:
+        (B, N, 3).
+    """
+    target = turned_onto(x0, z, mask)
+    rows = [
+        row for row in torch.nonzero(sigma >= FORGOTTEN).flatten().tolist() if len(images[row]) > 1
+    ]
+    for row in rows:
+        size = images[row].shape[1]
+        ways = x0[row, images[row].to(x0.device)]
+        real = torch.ones(ways.shape[:2], dtype=torch.bool, device=x0.device)
+        laid = turned_onto(ways, z[row, :size].expand_as(ways), real)
+        error = (laid - predicted[row, :size]).square().sum((1, 2))
+        target[row, :size] = laid[error.argmin()].to(target)
+    return target
 
 
 def local_error(predicted: Tensor, target: Tensor, hops: Tensor, scale: Tensor) -> Tensor:
