@@ -68,7 +68,7 @@ def test_other_formats(tmp_path, suffix):
 def test_new_molecules_are_written_as_they_were_drawn(tmp_path, suffix):
     out = tmp_path / f"new.{suffix}"
     arguments = ["molecules", "sample", "-n", "4", "-o", str(out), "--seed", "1", "--quiet"]
-    result = RUN.invoke(app, [*arguments, "--steps", "3"])
+    result = RUN.invoke(app, [*arguments, "--steps", "3", "--raw"])
     assert result.exit_code == 0, result.output
     text = out.read_text(encoding="utf-8")
     if suffix == "sdf":

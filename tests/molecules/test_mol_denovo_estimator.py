@@ -66,6 +66,11 @@ def places(mols: list[Chem.Mol]) -> list[np.ndarray]:
     return [mol.GetConformer().GetPositions() for mol in mols]
 
 
+def drawn(model: MoleculeDiffusion, *arguments: Any, **options: Any) -> list[Chem.Mol]:
+    """What is drawn first, valid or not: these models have learned next to nothing."""
+    return model.sample(*arguments, valid_only=False, **options)
+
+
 def atoms(mol: Chem.Mol) -> list[int]:
     return [atom.GetAtomicNum() for atom in mol.GetAtoms()]
 
@@ -75,9 +80,9 @@ def test_a_seed_gives_the_same_molecules_and_another_others(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     fitted = request.getfixturevalue(kind)
-    first = fitted.sample(6, steps=4, random_state=5)
-    again = fitted.sample(6, steps=4, random_state=5)
-    other = fitted.sample(6, steps=4, random_state=6)
+    first = drawn(fitted, 6, steps=4, random_state=5)
+    again = drawn(fitted, 6, steps=4, random_state=5)
+    other = drawn(fitted, 6, steps=4, random_state=6)
     assert [mol.GetNumConformers() for mol in first] == [1] * 6
     for one, two in zip(places(first), places(again), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -91,13 +96,13 @@ def test_a_seed_gives_the_same_molecules_and_another_others(
 
 
 def test_a_molecule_does_not_depend_on_how_many_others_are_made(model: MoleculeDiffusion) -> None:
-    few, many = (model.sample(n, steps=4, random_state=1) for n in (3, 20))
+    few, many = (drawn(model, n, steps=4, random_state=1) for n in (3, 20))
     for one, two in zip(places(few), places(many), strict=False):
         np.testing.assert_allclose(one, two, atol=2e-4)
 
 
 def test_calls_without_a_seed_differ(model: MoleculeDiffusion) -> None:
-    first, second = (places(model.sample(1, {"atoms": 6}, steps=3)) for _ in range(2))
+    first, second = (places(drawn(model, 1, {"atoms": 6}, steps=3)) for _ in range(2))
     assert np.abs(first[0] - second[0]).max() > 0.01
 
 
@@ -105,21 +110,21 @@ def test_sizes_are_those_of_the_training_molecules(
     model: MoleculeDiffusion, molecules: list[Chem.Mol]
 ) -> None:
     sizes = {mol.GetNumAtoms() for mol in molecules}
-    made = {mol.GetNumAtoms() for mol in model.sample(60, steps=3, random_state=0)}
+    made = {mol.GetNumAtoms() for mol in drawn(model, 60, steps=3, random_state=0)}
     assert made <= sizes
     assert len(made) > 3
 
 
 def test_atoms_formula_and_labels_are_asked_for(model: MoleculeDiffusion) -> None:
-    assert {m.GetNumAtoms() for m in model.sample(3, {"atoms": 9}, 3, random_state=0)} == {9}
-    assert {m.GetNumAtoms() for m in model.sample(2, {"formula": "C2H6O"}, 3)} == {9}
-    heavy = model.sample(8, {"mass": 46.07}, 3, random_state=0, guidance_scale=2.0)
+    assert {m.GetNumAtoms() for m in drawn(model, 3, {"atoms": 9}, 3, random_state=0)} == {9}
+    assert {m.GetNumAtoms() for m in drawn(model, 2, {"formula": "C2H6O"}, 3)} == {9}
+    heavy = drawn(model, 8, {"mass": 46.07}, 3, random_state=0, guidance_scale=2.0)
     assert {mol.GetNumAtoms() for mol in heavy} == {9}
 
 
 def test_guidance_changes_molecules_and_scale_one_is_none(model: MoleculeDiffusion) -> None:
     plain, one, two = (
-        places(model.sample(1, {"mass": 46.07}, 4, random_state=0, guidance_scale=scale))
+        places(drawn(model, 1, {"mass": 46.07}, 4, random_state=0, guidance_scale=scale))
         for scale in (1.0, 1.0, 3.0)
     )
     np.testing.assert_array_equal(plain[0], one[0])
@@ -134,7 +139,7 @@ def test_a_scaffold_stays_where_it_is(kind: str, request: pytest.FixtureRequest)
     moved = core.GetConformer().GetPositions() + np.array([3.0, -2.0, 5.0])
     for index, place in enumerate(moved):
         core.GetConformer().SetAtomPosition(index, place.tolist())
-    for mol in fitted.sample(4, steps=5, random_state=0, scaffold=core):
+    for mol in drawn(fitted, 4, steps=5, random_state=0, scaffold=core):
         assert mol.GetNumAtoms() > len(moved)
         assert atoms(mol)[: len(moved)] == atoms(core)
         np.testing.assert_array_equal(mol.GetConformer().GetPositions()[: len(moved)], moved)
@@ -145,7 +150,7 @@ def test_a_scaffold_keeps_its_hand(model: MoleculeDiffusion) -> None:
     core = Chem.RWMol(embedded("CCO"))
     for _ in range(2):
         core.RemoveAtom(core.GetNumAtoms() - 1)
-    (mol,) = model.sample(1, {"formula": "C2H6O"}, 5, random_state=0, scaffold=core)
+    (mol,) = drawn(model, 1, {"formula": "C2H6O"}, 5, random_state=0, scaffold=core)
     positions = mol.GetConformer().GetPositions()
     known = core.GetConformer().GetPositions()
 
@@ -190,7 +195,9 @@ def test_save_and_load_give_the_same_molecules(model: MoleculeDiffusion, tmp_pat
     loaded = MoleculeDiffusion.load(tmp_path / "model", device="cpu")
     asked = {"conditions": {"mass": 30.0}, "steps": 4, "random_state": 2}
     for one, two in zip(
-        places(model.sample(3, **asked)), places(loaded.sample(3, **asked)), strict=True
+        places(drawn(model, 3, **asked)),
+        places(drawn(loaded, 3, **asked)),
+        strict=True,
     ):
         np.testing.assert_array_equal(one, two)
     assert loaded.labels_ == ("mass",)
@@ -229,37 +236,38 @@ def test_it_is_an_estimator_like_others() -> None:
 
 def marking(monkeypatch: pytest.MonkeyPatch, every: int) -> None:
     """Let one in `every` molecules drawn be valid, by the order in which they are drawn."""
-    plain, drawn = MoleculeDiffusion._molecules, itertools.count()
+    plain, number = MoleculeDiffusion._molecules, itertools.count()
 
     def marked(self: MoleculeDiffusion, *arguments: Any) -> list[Chem.Mol]:
         mols = plain(self, *arguments)
         for mol in mols:
-            mol.SetBoolProp("valid", every > 0 and next(drawn) % every == 0)
+            mol.SetBoolProp("valid", every > 0 and next(number) % every == 0)
+            mol.SetBoolProp("stable", True)
         return mols
 
     monkeypatch.setattr(MoleculeDiffusion, "_molecules", marked)
 
 
-def test_valid_only_draws_again_and_says_how_often(
+def test_what_is_not_valid_is_drawn_again_alone(
     model: MoleculeDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    unasked = places(drawn(model, 4, {"atoms": 6}, 3, random_state=0))
     marking(monkeypatch, 2)
-    # Draws 0, 2 of four; of the two open ones draw 4 is valid, then draw 6.
-    with pytest.warns(ScidiffusionWarning, match=r"^3 of 7 molecules drawn were not valid"):
-        made = model.sample(4, {"atoms": 6}, 3, random_state=0, valid_only=True)
-    assert len(made) == 4
+    # Draws 0 and 2 of four are valid; of the two open ones draw 4 is, then draw 6.
+    made = model.sample(4, {"atoms": 6}, 3, random_state=0)
     assert all(mol.GetBoolProp("valid") for mol in made)
     assert {mol.GetNumAtoms() for mol in made} == {6}
-    unasked = model.sample(4, {"atoms": 6}, 3, random_state=0)
-    assert len(unasked) == 4
+    kept = [bool(np.array_equal(one, two)) for one, two in zip(places(made), unasked, strict=True)]
+    assert kept == [True, False, True, False]
 
 
-def test_valid_only_gives_up_where_nothing_is_valid(
+def test_what_never_is_valid_is_given_and_counted(
     model: MoleculeDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marking(monkeypatch, 0)
-    with pytest.warns(ScidiffusionWarning, match=r"40 of 40 .*; 2 could not be made"):
-        assert model.sample(2, {"atoms": 6}, 2, random_state=0, valid_only=True) == []
+    with pytest.warns(ScidiffusionWarning, match=r"^2 of 2 molecules were not valid in any of 8"):
+        made = model.sample(2, {"atoms": 6}, 2, random_state=0)
+    assert [mol.GetBoolProp("valid") for mol in made] == [False, False]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,9 @@ def sample(
     guidance_scale: Annotated[
         float | None, typer.Option(help="How strongly conditions pull.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="What is drawn first, invalid molecules too, marked.")
+    ] = False,
     model: Annotated[
         Path | None, typer.Option("-m", "--model", help="Folder of a model of your own.")
     ] = None,
@@ -91,7 +94,12 @@ def sample(
     estimator.progress = not quiet
     options: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     made = estimator.sample(
-        n, conditions=conditions or None, steps=steps, random_state=seed, **options
+        n,
+        conditions=conditions or None,
+        steps=steps,
+        random_state=seed,
+        valid_only=not raw,
+        **options,
     )
     write_molecules(output, made)
     typer.echo(f"{len(made)} molecules written to {output}")

@@ -26,7 +26,7 @@ from scidiffusion.estimator import (
 )
 from scidiffusion.molecules.chem.ensembles import kabsch
 from scidiffusion.molecules.denovo.bank import MoleculeBank
-from scidiffusion.molecules.denovo.building import VALID, to_molecules
+from scidiffusion.molecules.denovo.building import STABLE, VALID, to_molecules
 from scidiffusion.molecules.denovo.denoiser import MoleculeDenoiser
 from scidiffusion.molecules.denovo.generate import (
     STEPS,
@@ -48,8 +48,10 @@ VERSION = 1
 """Version of what `save` writes of the network and of what it is told."""
 FEWEST = 10
 """Molecules that a fit needs."""
-ROUNDS = 20
-"""Draws for each valid molecule asked for, before the rest is given up."""
+ROUNDS = 8
+"""Draws for each molecule asked for, before it is given as it is."""
+STREAM = 2**32
+"""Rows of a round have numbers of their own, so that none depends on what became of others."""
 
 
 class MoleculeDiffusion(GenerativeEstimator):
@@ -267,7 +269,7 @@ class MoleculeDiffusion(GenerativeEstimator):
         random_state: int | None = None,
         guidance_scale: float = 1.0,
         scaffold: Chem.Mol | None = None,
-        valid_only: bool = False,
+        valid_only: bool = True,
         *,
         sampler: str = "dpmpp_sde",
         temperature: float = TEMPERATURE,
@@ -284,8 +286,9 @@ class MoleculeDiffusion(GenerativeEstimator):
                 price of diversity; 0 ignores them. The composition stays what was drawn.
             scaffold: Molecule with one conformer whose atoms, without changes among themselves,
                 the new ones contain as their first atoms, where they are.
-            valid_only: Draw again until n valid molecules are there; a warning says how many were
-                left out. Otherwise all n come as they are, marked.
+            valid_only: Draw each molecule again, of the same composition, until it is valid and
+                stable (see below), 8 times at most; what then still is not comes marked, and a
+                warning says how many. False gives what is drawn first, as the network has it.
             sampler: "dpmpp_sde", "dpmpp_2m", "ddim" or "ancestral".
             temperature: Factor of the noise of the stochastic samplers, in [0, 2]. 1 draws from
                 what was learned; less gives more regular molecules and fewer kinds of them.
@@ -318,34 +321,32 @@ class MoleculeDiffusion(GenerativeEstimator):
         plan = self.population_.plan(
             int(n), conditions, np.random.default_rng([walk.seed, 0]), core
         )
-        made: list[Chem.Mol | None] = [None] * int(n)
-        open_rows, drawn, dropped = np.arange(n), 0, 0
+        made: dict[int, Chem.Mol] = {}
+        open_rows = np.arange(n)
         with sampling_progress(int(n), enabled=self.progress) as advance:
-            for _ in range(ROUNDS if valid_only else 1):
+            for turn in range(ROUNDS if valid_only else 1):
                 part = type(plan)(plan.composition[open_rows], plan.labels[open_rows])
                 states = generate(
-                    self.denoiser_, part, np.arange(drawn, drawn + len(part.labels)), walk, advance
+                    self.denoiser_,
+                    part,
+                    open_rows + turn * STREAM,
+                    walk,
+                    None if turn else advance,
                 )
-                drawn += len(states)
                 mols = self._molecules(states, scaffold)
-                for row, mol in zip(open_rows, mols, strict=True):
-                    made[row] = mol
-                invalid = np.array([not mol.GetBoolProp(VALID) for mol in mols])
-                dropped += int(invalid.sum())
-                open_rows = open_rows[invalid]
+                made |= {int(row): mol for row, mol in zip(open_rows, mols, strict=True)}
+                sound = [mol.GetBoolProp(VALID) and mol.GetBoolProp(STABLE) for mol in mols]
+                open_rows = open_rows[~np.array(sound)]
                 if not len(open_rows):
                     break
-        if not valid_only:
-            return [mol for mol in made if mol is not None]
-        kept = [mol for row, mol in enumerate(made) if row not in set(open_rows.tolist())]
-        if dropped:
-            missing = f"; {len(open_rows)} could not be made" if len(open_rows) else ""
+        if valid_only and len(open_rows):
             warnings.warn(
-                f"{dropped} of {drawn} molecules drawn were not valid and were left out{missing}",
+                f"{len(open_rows)} of {n} molecules were not valid in any of {ROUNDS} draws; they "
+                "are marked by their property 'valid' or 'stable'",
                 ScidiffusionWarning,
                 stacklevel=2,
             )
-        return [mol for mol in kept if mol is not None]
+        return [made[row] for row in range(int(n))]
 
     def _check_guidance(self, conditions: Mapping[str, Any] | None, scale: float) -> None:
         if not np.isfinite(scale):
