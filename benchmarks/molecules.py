@@ -46,7 +46,7 @@ from _running import run_worker
 from rdkit import Chem
 
 from scidiffusion._files import write_atomic
-from scidiffusion.molecules.chem.ensembles import with_places
+from scidiffusion.molecules.chem.ensembles import keep, prune, with_places
 from scidiffusion.molecules.conformer.pairs import ConformerPairs, load_ensembles, stereo_smiles
 from tabular import machine
 
@@ -65,6 +65,8 @@ LIMITS = {"platinum": 40, "benchmark": 40}
 BEST_OF = (10, 25)
 RANKED = 10
 """Conformers of a molecule whose ranking by energy is looked at."""
+WINDOW, DISTINCT = 6.0, 0.125
+"""References of one's own: kcal/mol of GFN2 above the lowest, and Angstrom between two."""
 TASKS = (*FILES, "made")
 THRESHOLDS = {"benchmark": (1.0,)}
 
@@ -78,8 +80,8 @@ def load_references(options: argparse.Namespace) -> Records:
     """Reference conformers by isomeric SMILES, the first `limit` molecules of the data."""
     task, limit = options.task, options.limit or LIMITS.get(options.task)
     if task == "made":
-        molecules = load_ensembles(options.references)[:limit]
-        return {stereo_smiles(_minima(one)): _separate(_minima(one)) for one in molecules}
+        found = [_minima(one) for one in load_ensembles(options.references)[:limit]]
+        return {stereo_smiles(mol): _separate(mol) for mol in found}
     path = options.data_dir / FILES[task]
     if not path.exists():
         raise SystemExit(f"error: {path} does not exist; give --data-dir or SCIDIFFUSION_DATA")
@@ -90,7 +92,10 @@ def load_references(options: argparse.Namespace) -> Records:
 
 
 def _minima(pairs: ConformerPairs) -> Chem.Mol:
-    return with_places(pairs.mol, pairs.minimum)
+    """The distinct minima of a molecule that a room holds at its temperature."""
+    low = pairs.energies <= WINDOW
+    mol = with_places(pairs.mol, pairs.minimum[low])
+    return keep(mol, prune(mol, DISTINCT, pairs.energies[low]))
 
 
 def _separate(mol: Chem.Mol) -> list[Chem.Mol]:
@@ -174,7 +179,8 @@ def run_denovo(options: argparse.Namespace) -> list[dict[str, Any]]:
         clouds = read_clouds(options.samples)
         return [*runs, common | {"model": options.samples.stem} | score_clouds(clouds, known)]
     if "ours" in options.models:
-        runs.append(common | {"model": "ours"} | _sample_ours(options, known))
+        own = {"options": options.options} if options.options else {}
+        runs.append(common | {"model": "ours"} | own | _sample_ours(options, known))
     return runs
 
 
@@ -275,9 +281,11 @@ def render(paths: list[Path]) -> str:
 def _render_one(record: dict[str, Any]) -> str:
     task, runs = record["task"], record["runs"]
     if task == "denovo":
-        head = ["model", "n", *(title for title, _ in DENOVO)]
+        head = ["model", "n", *(title for title, _ in DENOVO), "CPU ms"]
         body = [
-            [entry["model"], str(entry["n"])] + [_cell(entry, name, 1, 100) for _, name in DENOVO]
+            [_label(entry, entry["model"]), str(entry["n"])]
+            + [_cell(entry, name, 1, 100) for _, name in DENOVO]
+            + [_cell(entry, "cpu_ms_per_molecule", 0, 1)]
             for entry in runs
         ]
         return _table("denovo: new molecules, in per cent", head, body)
@@ -285,9 +293,7 @@ def _render_one(record: dict[str, Any]) -> str:
     head = ["model", "seed", *(title for title, *_ in columns), "missing", "CPU ms"]
     body = []
     for entry in runs:
-        label = LABELS[entry["model"]]
-        if entry.get("options"):
-            label += f" {json.dumps(entry['options'])}"
+        label = _label(entry, LABELS[entry["model"]])
         if "failed" in entry:
             body.append([label, str(entry["seed"]), f"failed: {entry['failed']}"])
             continue
@@ -299,6 +305,10 @@ def _render_one(record: dict[str, Any]) -> str:
         cost = f"{entry['cpu_ms_per_conformer']:.0f}"
         body.append([label, str(entry["seed"]), *cells, str(entry["n_missing"]), cost])
     return _table(f"{task}: {record['molecules']} molecules", head, body)
+
+
+def _label(entry: dict[str, Any], name: str) -> str:
+    return f"{name} `{json.dumps(entry['options'])}`" if entry.get("options") else name
 
 
 def _cell(values: dict[str, float], name: str, digits: int, factor: float) -> str:

@@ -239,6 +239,32 @@ class TestRuns:
         assert entry["conformers"] == 25
         assert 0 <= entry["mean"]["best_of_25"] <= entry["mean"]["best_of_10"] < 1
 
+    def test_references_of_ones_own_are_the_low_and_distinct_minima(
+        self, modules, tmp_path, in_this_process
+    ):
+        from scidiffusion.molecules.conformer.pairs import ConformerPairs, write_shard
+
+        mols = embedded("CCCCO", 3)
+        places = np.stack([mol.GetConformer().GetPositions() for mol in mols])
+        places = places[[0, 1, 2, 0]].astype(np.float32)
+        # The third is too high, the fourth the first once more.
+        energies = np.array([0.0, 2.0, 8.0, 0.1])
+        bare = Chem.Mol(mols[0])
+        bare.RemoveAllConformers()
+        write_shard(
+            tmp_path / "shards" / "0.npz", [ConformerPairs(bare, places, places, energies)]
+        )
+        in_this_process()
+        out = tmp_path / "m.json"
+        call = ["--task", "made", "--references", str(tmp_path / "shards"), "--out", str(out)]
+        modules("molecules").main([*call, "--models", "etkdg"])
+        record = json.loads(out.read_text())
+        assert record["references"] == 2
+        assert record["runs"][0]["conformers"] == 4
+        assert "made: 1 molecules" in modules("molecules").render([out])
+        with pytest.raises(SystemExit):
+            modules("molecules").main(["--task", "made"])
+
     def test_a_model_that_fails_says_why(self, modules, data, tmp_path, in_this_process):
         in_this_process(options={"no_such_option": 1})
         script = modules("molecules")
