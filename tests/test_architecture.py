@@ -45,12 +45,14 @@ ALLOWED: dict[str, set[str]] = {
     "persistence": _BELOW_ESTIMATOR,
     "estimator": _BELOW_ESTIMATOR | {"persistence"},
     **dict.fromkeys(DOMAINS, _BELOW_DOMAINS),
+    # An estimator around estimators of any domain, which it knows by their interface alone.
+    "latent": _BELOW_DOMAINS,
     "cli": _BELOW_DOMAINS | DOMAINS,
     # The demo is a command of its own, with the manners of the others.
     "demo": _BELOW_DOMAINS | DOMAINS | {"cli"},
     "__main__": {"cli"},
     # The lazy names: imported under TYPE_CHECKING alone, which tests/test_house.py proves.
-    "__init__": LEAVES | _PARTS | DOMAINS | {"core", "training", "testing"},
+    "__init__": LEAVES | _PARTS | DOMAINS | {"core", "latent", "training", "testing"},
 }
 
 # Third-party packages; units that are not listed may import any base dependency.
@@ -70,6 +72,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 EXTRAS = {
     "ase",
     "diffusers",
+    "e3nn",
     "gluonts",
     "opacus",
     "pyarrow",
@@ -87,6 +90,7 @@ ADAPTERS = {
     "molecules/chem/": {"rdkit"},
     "molecules/conformer/": {"rdkit"},
     "molecules/denovo/": {"rdkit"},
+    "molecules/torsional/": {"rdkit"},
 }
 
 

@@ -19,6 +19,7 @@ from scidiffusion._version import __version__
 if TYPE_CHECKING:
     from scidiffusion import core as core
     from scidiffusion import guidance as guidance
+    from scidiffusion import latent as latent
     from scidiffusion import molecules as molecules
     from scidiffusion import nn as nn
     from scidiffusion import samplers as samplers
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from scidiffusion import timeseries as timeseries
     from scidiffusion import toy as toy
     from scidiffusion import training as training
+    from scidiffusion.latent import LatentDiffusion as LatentDiffusion
     from scidiffusion.molecules import ConformerDiffusion as ConformerDiffusion
     from scidiffusion.molecules import MoleculeDiffusion as MoleculeDiffusion
     from scidiffusion.molecules import conformers as conformers
@@ -40,6 +42,7 @@ else:
             "ConformerDiffusion": "scidiffusion.molecules",
             "DensityDiffusion": "scidiffusion.toy",
             "DiffusionForecaster": "scidiffusion.timeseries",
+            "LatentDiffusion": "scidiffusion.latent",
             "MoleculeDiffusion": "scidiffusion.molecules",
             "TabularDiffusion": "scidiffusion.tabular",
             "conformers": "scidiffusion.molecules",
@@ -48,6 +51,7 @@ else:
             "core",
             "errors",
             "guidance",
+            "latent",
             "molecules",
             "nn",
             "samplers",
@@ -63,6 +67,7 @@ __all__ = [
     "ConformerDiffusion",
     "DensityDiffusion",
     "DiffusionForecaster",
+    "LatentDiffusion",
     "MoleculeDiffusion",
     "TabularDiffusion",
     "__version__",
@@ -70,6 +75,7 @@ __all__ = [
     "core",
     "errors",
     "guidance",
+    "latent",
     "molecules",
     "nn",
     "samplers",

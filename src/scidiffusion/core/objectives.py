@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -107,6 +107,9 @@ class LogNormalSigma(TimeSampler):
 
 class Objective(ABC):
     """Interface: what is minimised, one number a row."""
+
+    of_denoisers: ClassVar[bool] = True
+    """False where any network will do, such as the encoder and decoder of an autoencoder."""
 
     @abstractmethod
     def __call__(
