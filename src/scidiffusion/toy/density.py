@@ -39,7 +39,7 @@ from scidiffusion.guidance import ClassifierFreeGuidance
 from scidiffusion.nn import FourierCoordinates, ResidualMLP
 from scidiffusion.persistence import SavedModel
 from scidiffusion.samplers import Sampler, make_sampler, sample
-from scidiffusion.toy.conditions import ConditionCodec
+from scidiffusion.conditions import ConditionCodec
 
 Likelihood = Literal["ode", "elbo"]
 MINIMUM_ROWS = 10
