@@ -128,6 +128,22 @@ class ConditionCodec:
         scores[~np.isfinite(scores).all(1)] = np.nan
         return torch.from_numpy(scores).to(torch.float32)
 
+    def parse(self, text: str) -> Any:
+        """Return the condition that a text names: a label as it is written, or reals by commas.
+
+        Raises:
+            ConditionError: for an unknown label or a text that is no number.
+        """
+        if self.labels is None:
+            try:
+                return [[float(part) for part in text.split(",")]]
+            except ValueError:
+                raise ConditionError(
+                    f"the condition {text!r} must be {len(self.mean)} numbers, with commas "
+                    "between them"
+                ) from None
+        return {str(label): label for label in self.labels}.get(text, text)
+
     def embedding(self, width: int) -> nn.Module:
         """Return the module that embeds encoded conditions."""
         if self.labels is not None:

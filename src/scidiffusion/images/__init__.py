@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scidiffusion.images.reading import load_digits as load_digits
     from scidiffusion.images.reading import read_folder as read_folder
     from scidiffusion.images.reading import read_idx as read_idx
+    from scidiffusion.images.reading import read_images as read_images
     from scidiffusion.images.unet import UNet as UNet
     from scidiffusion.images.writing import write_images as write_images
 else:
@@ -44,6 +45,7 @@ else:
             "plot_images": _HERE + "plots",
             "read_folder": _HERE + "reading",
             "read_idx": _HERE + "reading",
+            "read_images": _HERE + "reading",
             "write_images": _HERE + "writing",
         },
     )
@@ -62,5 +64,6 @@ __all__ = [
     "plot_images",
     "read_folder",
     "read_idx",
+    "read_images",
     "write_images",
 ]

@@ -175,6 +175,8 @@ class ImageDiffusion(GenerativeEstimator):
         seed = check_seed(self.random_state)
         self._check_options()
         device = resolve_device(self.device)
+        codec, images = ImageCodec.fit(X, dims=self.dims, value_range=self.value_range)
+        kept, held = split_rows(len(images), self.validation_fraction, seed)
         config = TrainConfig(
             max_steps=self.max_steps,
             batch_size=self.batch_size,
@@ -185,13 +187,11 @@ class ImageDiffusion(GenerativeEstimator):
             budget=None if self.budget is None else seconds(self.budget),
             condition_dropout=self.condition_dropout,
             validate_every=max(1, min(200, self.max_steps // 5)),
-            validation_draws=1024,
+            validation_draws=min(1024, max(8 * len(held), 1)),
             seed=seed,
             accelerator="gpu" if device.type == "cuda" else "cpu",
             progress=self.progress,
         )
-        codec, images = ImageCodec.fit(X, dims=self.dims, value_range=self.value_range)
-        kept, held = split_rows(len(images), self.validation_fraction, seed)
         conditions = self._fit_conditions(y, len(images))
         denoiser = build_denoiser(
             codec,
@@ -350,7 +350,7 @@ class ImageDiffusion(GenerativeEstimator):
         data = self.codec_.encode(images, known=known)
         n = len(data)
         completion = Completion(
-            data, torch.from_numpy(known.reshape(data.shape)), method, resamples
+            data, torch.from_numpy(known.reshape(data.shape).copy()), method, resamples
         )
         _, denoiser, cond = self._prepare(n, conditions, guidance_scale, None)
         steps = check_steps(self.sample_steps if steps is None else steps)

@@ -10,6 +10,7 @@ Both are `scidiffusion.guidance`'s; the known values of the result are the given
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def known_cells(X: Any, mask: Any, codec: ImageCodec) -> tuple[NDArray[Any], NDA
         codec: That of the training images.
 
     Raises:
-        DataError: if the mask is not bool or of another shape, or nothing is unknown or known.
+        DataError: if the mask is not bool or of another shape.
     """
     images, _ = as_images(X, codec.dims)
     known = np.asarray(mask)
@@ -53,6 +54,30 @@ def known_cells(X: Any, mask: Any, codec: ImageCodec) -> tuple[NDArray[Any], NDA
             f"grid: {named}"
         )
     return images, np.broadcast_to(known, images.shape)
+
+
+def read_mask(path: Path | None, X: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return the mask of a file, or, without one, where X is not NaN.
+
+    Args:
+        path: `.npy` of bools.
+        X: The images.
+
+    Raises:
+        DataError: if the file is missing or holds no bools, or nothing of X is NaN.
+    """
+    if path is None:
+        known = ~np.isnan(X) if X.dtype.kind == "f" else np.ones(X.shape, dtype=bool)
+        if known.all():
+            raise DataError("no value of the images is NaN: a mask must say what is unknown")
+        return known
+    try:
+        mask = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"no mask at {path}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read the mask {path}: {error}") from error
+    return np.asarray(mask)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,55 @@ def load_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
     data = datasets.load_digits()
     return data.images[:, None].astype(np.float32), data.target.astype(np.int64)
+
+
+def read_images(
+    path: str | Path, labels: str | Path | None = None
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Read images, and their labels, by the kind of the file.
+
+    Args:
+        path: A folder of pictures; `.npy`; `.npz` with `images`, or a single array, and perhaps
+            `labels`; anything else is MNIST's format.
+        labels: File of the labels, `.npy` or MNIST's format, in place of those at `path`.
+
+    Returns:
+        (N, ...) images and (N,) labels or None.
+
+    Raises:
+        DataError: if a file is missing or cannot be read, or the numbers differ.
+    """
+    place, found = Path(path), None
+    if place.is_dir():
+        images, found = read_folder(place)
+    elif place.suffix == ".npz":
+        arrays = _arrays(place)
+        found = arrays.pop("labels", None)
+        if "images" not in arrays and len(arrays) != 1:
+            raise DataError(f"{path} must hold an array 'images', or one array; got {[*arrays]}")
+        images = arrays["images"] if "images" in arrays else next(iter(arrays.values()))
+    else:
+        images = _arrays(place)[""] if place.suffix == ".npy" else read_idx(place)
+    if labels is not None:
+        file = Path(labels)
+        found = _arrays(file)[""] if file.suffix == ".npy" else read_idx(file)
+    if found is not None and (found.ndim == 0 or len(found) != len(images)):
+        raise DataError(f"{path} holds {len(images)} images, but there are {found.size} labels")
+    return images, found
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays of an .npz file by name; that of an .npy file by the name ''."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        raise DataError(f"no file at {path}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def read_idx(path: str | Path) -> NDArray[Any]:
