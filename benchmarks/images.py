@@ -4,9 +4,10 @@
     python benchmarks/images.py --figure docs/images/digits.png    # and the picture of the sweep
     python benchmarks/images.py --table                            # results as Markdown
 
-scikit-learn's digits (8 x 8), 70 % to learn and 30 % held out. A judge of another family is trained
-on the real images to learn, and asked what the samples show; the Frechet distance is between its
-features. Real against real, the same way, is the floor: the mean over five splits into halves.
+scikit-learn's digits (8 x 8), 70 % to learn and 30 % held out. A judge of another family is
+trained on the real images to learn, and asked what the samples show; the Frechet distance is
+between its features. Real against real, the same way, is the floor: the mean over five splits into
+halves.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ GOALS = {"judge": 0.97, "precision": 0.95, "frechet_ratio": 1.5, "guidance": (1.
 
 NOTE = """\
 Frechet: distance of the judge's features to those of real halves, over that of two real halves (1
-is real). Held out: the same against the held-out images, over that of the images to learn. Diversity:
-root mean square distance of the features to the mean of their label. Copies: share three times nearer
-to one image to learn than to any other. Closer: share nearer to an image to learn than all but 5 % of
-the held-out ones.
+is real). Held out: the same against the held-out images, over that of the images to learn.
+Diversity: root mean square distance of the features to the mean of their label. Copies: share three
+times nearer to one image to learn than to any other. Closer: share nearer to an image to learn than
+all but 5 % of the held-out ones.
 """
 
 

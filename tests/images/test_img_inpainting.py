@@ -13,14 +13,14 @@ from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.images.inpainting import read_mask
 
 SIZE, MEAN, STD = 4, 3.0, 2.0
-N = 400
+N = 256
 
 
 def covariance() -> np.ndarray:
-    """Of a stationary field of unit variance on SIZE x SIZE cells: exp(-distance^2 / 4)."""
+    """Of a stationary field of unit variance on SIZE x SIZE cells: exp(-distance / 3)."""
     cells = np.stack(np.meshgrid(*[np.arange(SIZE)] * 2, indexing="ij"), -1).reshape(-1, 2)
     squares = ((cells[:, None] - cells[None]) ** 2).sum(-1)
-    return np.exp(-squares / 4) + 1e-3 * np.eye(SIZE**2)
+    return np.exp(-np.sqrt(squares) / 3)
 
 
 class ExactDenoiser:
@@ -60,40 +60,35 @@ def conditional(known: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.nda
     return gain @ seen, S[np.ix_(~known, ~known)] - gain @ S[np.ix_(known, ~known)]
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "tolerance"),
-    [("repaint", {"steps": 40, "resamples": 12}, 0.15), ("reconstruction", {"steps": 100}, 0.35)],
-)
-def test_a_gaussian_field_is_completed_by_its_conditional(field, method, options, tolerance):
+def completed(field, **options) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of the mean and of the covariance of the right half of a field, given the left."""
     mask = np.zeros((SIZE, SIZE), dtype=bool)
     mask[:, :2] = True
-    rng = np.random.default_rng(3)
-    truth = rng.multivariate_normal(np.zeros(SIZE**2), covariance()).reshape(SIZE, SIZE)
+    seen = np.full(mask.sum(), 1.5)
     X = np.full((N, 1, SIZE, SIZE), np.nan)
-    X[:, 0, mask] = MEAN + STD * truth[mask]
-    drawn = field.inpaint(X, mask, method=method, random_state=0, **options)
+    X[:, 0, mask] = MEAN + STD * seen
+    drawn = field.inpaint(X, mask, random_state=0, **options)
     assert np.array_equal(drawn[:, 0, mask], X[:, 0, mask]), "what is known is kept to the bit"
     unknown = (drawn.reshape(N, -1)[:, ~mask.ravel()] - MEAN) / STD
-    mean, cov = conditional(mask.ravel(), truth[mask])
-    assert np.abs(unknown.mean(0) - mean).max() < tolerance
-    assert np.abs(np.cov(unknown.T) - cov).max() < tolerance
-    # The conditional is far from the unconditional law, so that the above is no accident.
-    assert np.abs(mean).max() > 0.5
+    mean, cov = conditional(mask.ravel(), seen)
+    # The conditional is far from the unconditional law N(0, S).
+    assert np.abs(mean).max() > 1
     assert np.diag(cov).min() < 0.5
+    return np.abs(unknown.mean(0) - mean).max(), np.abs(np.cov(unknown.T) - cov).max()
 
 
-def test_plain_replacement_is_worse(field):
-    mask = np.zeros((SIZE, SIZE), dtype=bool)
-    mask[:, :2] = True
-    X = np.full((N, 1, SIZE, SIZE), MEAN + 1.5 * STD)
-    mean, _ = conditional(mask.ravel(), np.full(mask.sum(), 1.5))
+def test_a_gaussian_field_is_completed_by_its_conditional(field):
+    mean, cov = completed(field, steps=40, resamples=16)
+    assert mean < 0.12
+    assert cov < 0.25
 
-    def error(resamples):
-        drawn = field.inpaint(X, mask, steps=30, resamples=resamples, random_state=0)
-        unknown = (drawn.reshape(N, -1)[:, ~mask.ravel()] - MEAN) / STD
-        return np.abs(unknown.mean(0) - mean).max()
 
-    assert error(10) < 0.5 * error(1)
+def test_the_cheaper_ways_are_rougher(field):
+    replaced, _ = completed(field, steps=30, resamples=1)
+    assert replaced > 0.4, "plain replacement hardly listens to the known cells"
+    guided, cov = completed(field, steps=50, method="reconstruction")
+    assert guided < 0.8 * replaced
+    assert cov < 0.25
 
 
 def test_masks_of_an_image_a_grid_and_all_agree(field):
@@ -129,7 +124,7 @@ def test_bad_requests(field):
     with pytest.raises(DataError, match="NaN"):
         field.inpaint(X, mask)
     with pytest.raises(DataError, match="fitted on"):
-        field.inpaint(np.zeros((3, 1, 5, 5)), np.eye(5, dtype=bool))
+        field.inpaint(np.zeros((3, 1, 5, 5)), np.ones((3, 1, 5, 5), dtype=bool))
     X = np.full((3, 1, SIZE, SIZE), MEAN)
     with pytest.raises(ConfigError, match="'repaint' or 'reconstruction'"):
         field.inpaint(X, mask, method="magic")

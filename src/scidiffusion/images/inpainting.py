@@ -3,8 +3,9 @@
 "repaint" (Lugmayr et al. 2022) draws with ancestral steps, puts the known values at each noise
 level in place and harmonises by repeating each step; it approaches the conditional law as the
 repetitions grow. "reconstruction" (Ho et al. 2022b; Chung et al. 2023) adds the gradient of how
-well the predicted image meets the known values, and walks once, with the estimator's own sampler.
-Both are `scidiffusion.guidance`'s; the known values of the result are the given ones.
+well the predicted image meets the known values, and walks once, with noise, as an ODE would keep
+what the approximate gradient got wrong at high noise. It takes neighbouring cells for independent
+witnesses: on a correlated field it is a rough answer. Both are `scidiffusion.guidance`'s; the known values of the result are the given ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from scidiffusion.core.schedules import check_steps
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.guidance import ReconstructionGuidance, RePaint
 from scidiffusion.images.codec import ImageCodec, as_images
-from scidiffusion.samplers import make_sampler, sample
+from scidiffusion.samplers import DPMSolverPP, sample
 
 METHODS = ("repaint", "reconstruction")
 
@@ -107,7 +108,6 @@ class Completion:
     def draw(
         self,
         denoiser: Denoiser,
-        sampler: str,
         like: Tensor,
         index: Tensor,
         steps: int,
@@ -118,7 +118,6 @@ class Completion:
 
         Args:
             denoiser: The denoiser, guided towards the condition or not.
-            sampler: Name of the sampler of "reconstruction".
             like: Tensor of the drawn images' shape, dtype and device.
             index: (B,) rows of the data.
             steps: Number of steps.
@@ -133,7 +132,7 @@ class Completion:
         else:
             walker, method = (
                 ReconstructionGuidance(denoiser, observed, mask),
-                make_sampler(sampler),
+                DPMSolverPP(sde=True),
             )
         drawn = sample(
             denoiser.process, walker, like, sampler=method, steps=steps, noise=noise, cond=cond
