@@ -41,11 +41,11 @@ SHOWN = 20
 GOALS = {"judge": 0.97, "precision": 0.95, "frechet_ratio": 1.5, "guidance": (1.0, 2.0, 3.0)}
 
 NOTE = """\
-Frechet: distance of the judge's features to those of real halves, over that of two real halves (1
-is real). Held out: the same against the held-out images, over that of the images to learn.
-Diversity: root mean square distance of the features to the mean of their label. Copies: share three
-times nearer to one image to learn than to any other. Closer: share nearer to an image to learn than
-all but 5 % of the held-out ones.
+Frechet: distance of the judge's features to those of real halves, over that of two real halves
+(1 is real). Held out: the same against the held-out images, over that of the images to learn.
+Diversity: root mean square distance of the features to the mean of their label. Copies: share
+three times nearer to one image to learn than to any other. Closer: share nearer to an image to
+learn than all but 5 % of the held-out ones.
 """
 
 

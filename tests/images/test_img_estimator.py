@@ -315,7 +315,7 @@ def test_bad_requests(model, plain):
         model.sample(3, conditions="across")
     with pytest.raises(ConditionError, match="2 conditions for 3 rows"):
         model.sample(3, conditions=["up", "flat"])
-    with pytest.raises(ConditionError, match="conditions=... to guide towards"):
+    with pytest.raises(ConditionError, match="to guide towards"):
         model.sample(3, guidance_scale=2.0)
     with pytest.raises(ConditionError, match="fitted without y"):
         plain.sample(3, guidance_scale=2.0)

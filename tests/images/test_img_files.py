@@ -108,7 +108,7 @@ def test_bad_folders(tmp_path):
         read_folder(tmp_path / "out")
     (tmp_path / "out" / "z.png").unlink()
     write_images(tmp_path / "out" / "label", grey(2))
-    with pytest.raises(DataError, match="holds pictures .* and folders of pictures"):
+    with pytest.raises(DataError, match=r"holds pictures .* and folders of pictures"):
         read_folder(tmp_path / "out")
     with pytest.raises(DataError, match="channels must be"):
         read_folder(tmp_path / "out", channels=2)

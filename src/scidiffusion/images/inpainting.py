@@ -3,9 +3,10 @@
 "repaint" (Lugmayr et al. 2022) draws with ancestral steps, puts the known values at each noise
 level in place and harmonises by repeating each step; it approaches the conditional law as the
 repetitions grow. "reconstruction" (Ho et al. 2022b; Chung et al. 2023) adds the gradient of how
-well the predicted image meets the known values, and walks once, with noise, as an ODE would keep
-what the approximate gradient got wrong at high noise. It takes neighbouring cells for independent
-witnesses: on a correlated field it is a rough answer. Both are `scidiffusion.guidance`'s; the known values of the result are the given ones.
+well the predicted image meets the known values. It walks once, with noise: an ODE would keep what
+the approximate gradient gets wrong at high noise. As it takes neighbouring cells for independent
+witnesses, it is a rough answer on correlated fields. Both are `scidiffusion.guidance`'s; the known
+values of the result are the given ones.
 """
 
 from __future__ import annotations
