@@ -40,9 +40,7 @@ def test_digits_show_their_label_and_are_no_copies():
     model.fit(train, train_y)
     labels = np.resize(np.arange(10), len(halves[0][0]))
     drawn = {
-        scale: model.sample(
-            len(labels), conditions=labels, guidance_scale=scale, random_state=0
-        )
+        scale: model.sample(len(labels), conditions=labels, guidance_scale=scale, random_state=0)
         for scale in (1.0, 3.0)
     }
     found = {scale: judge.predict(images) for scale, images in drawn.items()}

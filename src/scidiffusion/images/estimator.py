@@ -11,23 +11,22 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from scidiffusion.conditions import ConditionCodec, missing_rows
-from scidiffusion.core import Denoiser, KeyedNoise, check_terminal, elbo
+from scidiffusion.conditions import ConditionCodec
+from scidiffusion.core import Denoiser, KeyedNoise, NetworkDenoiser, check_terminal, elbo
 from scidiffusion.core.schedules import check_steps
-from scidiffusion.durations import seconds
-from scidiffusion.errors import ConditionError, ConfigError, DataError
+from scidiffusion.errors import ConditionError
 from scidiffusion.estimator import (
     GenerativeEstimator,
     check_count,
     check_positive,
     check_seed,
-    native_bf16,
     resolve_device,
     split_rows,
 )
 from scidiffusion.guidance import ClassifierFreeGuidance
 from scidiffusion.images.building import build_denoiser, build_objective
 from scidiffusion.images.codec import ImageCodec
+from scidiffusion.images.fitting import fit_conditions, training_config
 from scidiffusion.images.inpainting import Completion, known_cells
 from scidiffusion.persistence import SavedModel, check_version
 from scidiffusion.progress import sampling_progress
@@ -36,7 +35,6 @@ from scidiffusion.samplers import Sampler, make_sampler, sample
 VERSION = 1
 """Version of what `save` writes of the codec and the network."""
 SIZES = ("width", "multipliers", "blocks", "attention", "heads", "dropout")
-MISSING_LABELS = ("error", "unlabelled")
 
 
 class ImageDiffusion(GenerativeEstimator):
@@ -55,8 +53,8 @@ class ImageDiffusion(GenerativeEstimator):
         heads: Heads of the attention.
         dropout: Probability of dropping a feature in a block, in [0, 1).
         parameterization: What the network predicts: "v", "eps" or "x0".
-        learned_variance: Learn the variance of the reverse steps too (Nichol & Dhariwal 2021):
-            a better bound in `score_samples`, at a little more cost.
+        learned_variance: Learn the variance of the reverse steps too (Nichol & Dhariwal 2021),
+            which `score_samples` and the sampler "ancestral" use.
         condition_dropout: Share of training images shown without their condition, in [0, 1);
             unconditional samples and guidance need some.
         missing_labels: "error", or "unlabelled": images without a condition (None or NaN in y)
@@ -170,37 +168,14 @@ class ImageDiffusion(GenerativeEstimator):
             DataError: if X or y cannot be used; the message names the image.
             ConfigError: if an option is out of range.
         """
-        from scidiffusion.training import TrainConfig, train
+        from scidiffusion.training import train
 
         seed = check_seed(self.random_state)
-        self._check_options()
-        device = resolve_device(self.device)
+        training_config(self, 0, seed)  # options are checked before the images are looked at
         codec, images = ImageCodec.fit(X, dims=self.dims, value_range=self.value_range)
         kept, held = split_rows(len(images), self.validation_fraction, seed)
-        config = TrainConfig(
-            max_steps=self.max_steps,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            ema_decay=self.ema_decay,
-            patience=self.patience,
-            precision="bf16" if self._bf16(device) else "float32",
-            budget=None if self.budget is None else seconds(self.budget),
-            condition_dropout=self.condition_dropout,
-            validate_every=max(1, min(200, self.max_steps // 5)),
-            validation_draws=min(1024, max(8 * len(held), 1)),
-            seed=seed,
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            progress=self.progress,
-        )
-        conditions = self._fit_conditions(y, len(images))
-        denoiser = build_denoiser(
-            codec,
-            conditions,
-            seed=seed,
-            parameterization=self.parameterization,
-            learned_variance=self.learned_variance,
-            sizes={name: getattr(self, name) for name in SIZES},
-        )
+        conditions = fit_conditions(y, len(images), self.missing_labels)
+        denoiser = self._build(codec, conditions, seed)
         data = codec.encode(images)
         cond = None if conditions is None else conditions.encode(y, len(data), absent=True)
         check_terminal(denoiser.process, data)
@@ -210,41 +185,26 @@ class ImageDiffusion(GenerativeEstimator):
             data[kept],
             cond=None if cond is None else cond[kept],
             validation=(data[held], None if cond is None else cond[held]) if len(held) else None,
-            config=config,
+            config=training_config(self, len(held), seed),
             checkpoint_dir=checkpoint_dir,
             resume=resume,
         )
         self.seed_, self._calls = seed, 0
         self.codec_, self.condition_codec_ = codec, conditions
-        self.denoiser_ = denoiser.to(device).eval()
+        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
         return self
 
-    def _check_options(self) -> None:
-        make_sampler(self.sampler), check_steps(self.sample_steps)
-        if self.missing_labels not in MISSING_LABELS:
-            raise ConfigError(
-                f"missing_labels must be 'error' or 'unlabelled', got {self.missing_labels!r}"
-            )
-        if self.precision not in ("auto", "float32", "bf16"):
-            raise ConfigError(
-                f"precision must be 'auto', 'float32' or 'bf16', got {self.precision!r}"
-            )
-
-    def _bf16(self, device: torch.device) -> bool:
-        return self.precision == "bf16" or (self.precision == "auto" and native_bf16(device))
-
-    def _fit_conditions(self, y: Any, n: int) -> ConditionCodec | None:
-        if y is None:
-            return None
-        keep = self.missing_labels == "unlabelled"
-        missing = missing_rows(y)
-        if missing.any() and not keep:
-            raise DataError(
-                f"y is missing for {int(missing.sum())} images, first for image "
-                f"{int(missing.argmax())}; leave them out, or set missing_labels='unlabelled' to "
-                "learn from them without a label"
-            )
-        return ConditionCodec.infer(y, n, absent=keep)
+    def _build(
+        self, codec: ImageCodec, conditions: ConditionCodec | None, seed: int
+    ) -> NetworkDenoiser:
+        return build_denoiser(
+            codec,
+            conditions,
+            seed=seed,
+            parameterization=self.parameterization,
+            learned_variance=self.learned_variance,
+            sizes={name: getattr(self, name) for name in SIZES},
+        )
 
     # -- use -------------------------------------------------------------------------------------
 
@@ -488,14 +448,7 @@ class ImageDiffusion(GenerativeEstimator):
         self.condition_codec_ = (
             None if conditions is None else ConditionCodec.from_dict(conditions)
         )
-        denoiser = build_denoiser(
-            self.codec_,
-            self.condition_codec_,
-            seed=0,
-            parameterization=self.parameterization,
-            learned_variance=self.learned_variance,
-            sizes={name: getattr(self, name) for name in SIZES},
-        )
+        denoiser = self._build(self.codec_, self.condition_codec_, 0)
         denoiser.load_state_dict(saved.tensors)
         self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
         self.seed_, self._calls = int(saved.config["seed"]), 0
