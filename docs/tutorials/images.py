@@ -4,7 +4,7 @@
 # `ImageDiffusion` on scikit-learn's handwritten digits, 8 x 8 pixels: fit, draw by label, see what
 # guidance does, complete half an image, and find out with an independent judge whether the digits
 # are what was asked for. Training is kept short so that the page builds quickly; the benchmarks have
-# the figures of four minutes.
+# the figures of a longer one.
 
 # %%
 import matplotlib.pyplot  # noqa: F401 -- what makes a notebook show figures
@@ -43,7 +43,9 @@ model = ImageDiffusion(
 )
 model.fit(train, train_y)
 for entry in model.training_.history:
-    print(f"step {entry['step']:4d}: loss {entry['train_loss']:.3f}, held out {entry['val_loss']:.3f}")
+    print(
+        f"step {entry['step']:4d}: loss {entry['train_loss']:.3f}, held out {entry['val_loss']:.3f}"
+    )
 
 # %% [markdown]
 # ## Draw
@@ -67,7 +69,9 @@ assert asked > 0.6
 # No sample is a copy: three times nearer to one training image than to any other.
 
 # %%
-print(f"copies: {copied_share(drawn, train):.0%}, among real digits {copied_share(held_out, train):.0%}")
+print(
+    f"copies: {copied_share(drawn, train):.0%}, among real digits {copied_share(held_out, train):.0%}"
+)
 assert copied_share(drawn, train) < 0.05
 
 # %% [markdown]
@@ -87,7 +91,12 @@ spread = [diversity(images, asked_for) for images in sweep]
 plot_guidance(scales, precision, spread, [images[::6] for images in sweep])
 
 # %%
-print({scale: f"{p:.0%}, diversity {d:.1f}" for scale, p, d in zip(scales, precision, spread, strict=True)})
+print(
+    {
+        scale: f"{p:.0%}, diversity {d:.1f}"
+        for scale, p, d in zip(scales, precision, spread, strict=True)
+    }
+)
 assert precision[0] < precision[1] <= precision[2] + 0.1
 assert spread[0] > spread[1] > spread[2]
 
@@ -102,4 +111,6 @@ mask[:4] = True
 whole = held_out[:10]
 completed = model.inpaint(whole, mask, conditions=held_out_y[:10], resamples=3, random_state=0)
 assert np.array_equal(completed[:, :, :4], whole[:, :, :4])
-plot_images(np.concatenate([whole, np.where(mask, whole, 0), completed]), columns=10, value_range=(0, 16))
+plot_images(
+    np.concatenate([whole, np.where(mask, whole, 0), completed]), columns=10, value_range=(0, 16)
+)
