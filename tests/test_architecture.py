@@ -21,11 +21,17 @@ PACKAGE = "scidiffusion"
 SOURCE = Path(scidiffusion.__file__).parent
 
 LEAVES = {"errors", "_lazy", "_version", "_files"}
-DOMAINS = {"toy", "tabular", "timeseries", "molecules"}
+DOMAINS = {"toy", "tabular", "timeseries", "molecules", "images"}
 
 _PARTS = {"samplers", "guidance", "nn"}
 _BELOW_ESTIMATOR = LEAVES | {"core", "training", "metrics"} | _PARTS
-_BELOW_DOMAINS = _BELOW_ESTIMATOR | {"durations", "estimator", "persistence", "progress"}
+_BELOW_DOMAINS = _BELOW_ESTIMATOR | {
+    "conditions",
+    "durations",
+    "estimator",
+    "persistence",
+    "progress",
+}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -33,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "_lazy": {"errors"},
     "_files": {"errors"},
     "durations": {"errors"},
+    "conditions": LEAVES | {"core", "nn"},
     "progress": set(),
     "core": LEAVES,
     "samplers": LEAVES | {"core"},

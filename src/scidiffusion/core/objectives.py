@@ -288,12 +288,18 @@ class HybridLoss(PredictionLoss):
     Args:
         weight: Weight of the variational term.
         times: How noise levels are drawn.
+        target: The quantity that the simple loss compares.
     """
 
-    def __init__(self, weight: float = 0.001, times: TimeSampler | None = None) -> None:
+    def __init__(
+        self,
+        weight: float = 0.001,
+        times: TimeSampler | None = None,
+        target: Parameterization | str = Parameterization.EPS,
+    ) -> None:
         super().__init__(times)
         self.weight = weight
-        self._simple, self._elbo = SimpleLoss(), ELBOLoss()
+        self._simple, self._elbo = SimpleLoss(target), ELBOLoss()
 
     def loss(
         self, process: Process, x: Tensor, corrupted: Corrupted, prediction: Any, t: Tensor
