@@ -1,4 +1,4 @@
-"""Digits by label, judged by a classifier that has seen real digits alone: the benchmark's goals."""
+"""Digits by label, judged by a classifier that has seen real ones alone: the benchmark."""
 
 from __future__ import annotations
 
