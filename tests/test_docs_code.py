@@ -341,10 +341,10 @@ def _report(folder: Path) -> dict[str, Any]:
     return _table(folder) | {"synthetic": people(200)[PEOPLE].sample(200, random_state=1)}
 
 
-def _gluonts(folder: Path) -> dict[str, Any]:
+def _gluonts(folder: Path, series: int = 2) -> dict[str, Any]:
     from gluonts.dataset.common import ListDataset
 
-    frame = load()
+    frame = load(series, 320)
     rng = np.random.default_rng(0)
     entry = {
         "start": frame.index[0],
@@ -356,7 +356,7 @@ def _gluonts(folder: Path) -> dict[str, Any]:
 
 
 def _forecasts(folder: Path) -> dict[str, Any]:
-    return _gluonts(folder) | {"plan": np.full(24, 11.0), "high": np.full((24, 3), 14.0)}
+    return _gluonts(folder, 3) | {"plan": np.full(24, 11.0), "high": np.full((24, 3), 14.0)}
 
 
 def _fitted(folder: Path) -> dict[str, Any]:
