@@ -85,6 +85,7 @@ def _ours(method: str, *, covariates: bool = True) -> Callable[..., Run]:
             clock.costs,
             int(model.evaluations(num_steps)),
             int(model.num_parameters),
+            {"steps": int(model.result.steps)},
         )
 
     return run
