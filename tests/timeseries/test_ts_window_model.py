@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -459,3 +460,22 @@ def test_paths_that_spread_too_far_are_drawn_with_less_noise(wrong, temperature)
     torch.testing.assert_close(drawn(0.5), 0.5 * drawn(1.0))
     choose_shrinkage(model, bank, rows, 0)
     assert float(model.denoiser.temperature) == pytest.approx(temperature)
+
+
+@pytest.mark.parametrize(
+    ("least", "tried"), [(1.0, [0.85, 1.2]), (0.7, [0.85, 0.7, 1.2]), (1.2, [0.85, 1.2, 1.4])]
+)
+def test_temperatures_are_tried_as_far_as_the_score_falls(monkeypatch, least, tried):
+    from scidiffusion.timeseries import trust
+
+    seen = []
+
+    def losses(model, buffer, choices, trials, seed):
+        seen.extend(choices)
+        return {choice: np.array([1 + (choice - least) ** 2, 0.0]) for choice in choices}
+
+    monkeypatch.setattr(trust, "_losses", losses)
+    model = SimpleNamespace(denoiser=SimpleNamespace(temperature=torch.ones(())))
+    trust._choose_temperature(model, losses(None, None, [1.0], [], 0)[1.0], [], 0)
+    assert seen[1:] == tried
+    assert float(model.denoiser.temperature) == pytest.approx(least)
