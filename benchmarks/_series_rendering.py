@@ -154,13 +154,13 @@ def _render_cost(record: dict[str, Any]) -> str:
     )
     ours = {_case(group[0]): group for group in groups if group[0]["model"] == "ours"}
     head = ["data", "series", "horizon", "model", "wall s", "CPU s", "evaluations"]
-    head += ["time / ours", "evaluations / ours", "fit, CPU s", "training steps", "peak MiB"]
+    head += ["time / ours", "evaluations / ours", "fit, CPU s", "peak MiB"]
     head += ["seeds"]
     lines = [
         f"### {record['dataset']}: cost of forecasts",
         "",
-        "The same forecasts by each model. Fitting is the budget and what is done in closed form "
-        f"or chosen on held-out windows.{_conditions(groups)}",
+        "The same forecasts by each model. Fitting is a few steps of training, what is done in "
+        f"closed form, and what is chosen on held-out windows.{_conditions(groups)}",
         "",
         *_head(head),
     ]
@@ -177,7 +177,6 @@ def _render_cost(record: dict[str, Any]) -> str:
             _ratio(group, base, "predict_seconds"),
             _ratio(group, base, "evaluations"),
             _cell(group, "fit_cpu_seconds", "{:.0f}"),
-            _cell([entry.get("notes", {}) for entry in group], "steps", "{:,.0f}"),
             _cell(group, "peak_mib", "{:.0f}"),
             str(len(group)),
         ]
