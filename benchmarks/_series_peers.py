@@ -66,6 +66,7 @@ def _ours(method: str, *, covariates: bool = True) -> Callable[..., Run]:
         budget: float,
         num_samples: int,
         num_steps: int | None = None,
+        trust: float | None = None,
         **options: Any,
     ) -> Run:
         if not covariates:
@@ -73,6 +74,8 @@ def _ours(method: str, *, covariates: bool = True) -> Callable[..., Run]:
         clock = Clock()
         with clock("fit"):
             model = _fit_ours(data, method, budget, seed, options)
+        if trust is not None:
+            model.denoiser.shrinkage.fill_(trust)
         with clock("predict"):
             forecasts = model.forecast(
                 [_unnamed(item) for item in data.test],

@@ -172,6 +172,9 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[Job, dict[str, Any]]]:
                 settings = dict(options.options) if own else {}
                 if own and options.task != "imputation" and options.num_steps is not None:
                     settings["num_steps"] = options.num_steps
+                if options.task == "cost" and model == "ours":
+                    # A network that is not trusted is not run, and would cost nothing.
+                    settings["trust"] = 1.0
                 job = Job(
                     "imputation" if options.task == "imputation" else "forecast",
                     model,
