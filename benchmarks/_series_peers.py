@@ -20,6 +20,7 @@ from _running import work
 from _series_data import (
     Array,
     BenchmarkData,
+    before_test,
     carried,
     hide_cells,
     load_dataset,
@@ -263,9 +264,10 @@ def read(source: dict[str, Any]) -> BenchmarkData:
     if source.get("made"):
         return made_data(source["series"], source["horizon"])
     folder = source.get("folder")
-    return load_dataset(
+    data = load_dataset(
         None if folder is None else Path(folder), source["name"], source["setting"]
     )
+    return before_test(data, source["before"]) if source.get("before") else data
 
 
 def perform(job: Job) -> dict[str, Any]:

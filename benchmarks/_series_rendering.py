@@ -219,9 +219,13 @@ def _conditions(groups: list[Runs]) -> str:
     budget = " or ".join(f"{value:g} s" for value in sorted({entry["budget"] for entry in done}))
     samples = " or ".join(str(value) for value in sorted({e["num_samples"] for e in done}))
     threads = " or ".join(str(value) for value in sorted({entry["threads"] for entry in done}))
+    steps = sorted(
+        {e["options"]["max_steps"] for e in done if "max_steps" in e.get("options", {})}
+    )
+    limit = f" (of ours at most {' or '.join(map(str, steps))} steps)" if steps else ""
     hardware = sorted({entry["machine"]["gpu"] or entry["machine"]["processor"] for entry in done})
     return (
-        f" {samples} samples; budget {budget}, threads {threads}, "
+        f" {samples} samples; budget {budget}{limit}, threads {threads}, "
         f"{' and '.join(sorted({entry['device'] for entry in done}))}: {'; '.join(hardware)}."
     )
 

@@ -522,6 +522,24 @@ def test_forecasters_are_no_imputers(modules, monkeypatch, capsys):
     assert "gaussian_walk is no model of --task imputation" in capsys.readouterr().err
 
 
+def test_windows_before_the_test_part_can_be_forecast_instead(modules, monkeypatch, tmp_path):
+    module = modules("_series_data")
+    rng = np.random.default_rng(0)
+    target, known = rng.normal(size=(2, 40)), rng.normal(size=(1, 44))
+    item = module.Series(target, pd.Period("2024-01-01", "D"), known=known)
+    data = module.BenchmarkData(
+        "data", module.SeriesSet([item], "D"), [item], np.zeros((1, 4, 2)), "D", 4, 7, False
+    )
+    before = module.before_test(data, 3)
+    np.testing.assert_array_equal(before.train[0].target, target[:, :28])
+    assert [past.length for past in before.test] == [28, 32, 36]
+    np.testing.assert_array_equal(before.observed[1], target[:, 32:36].T)
+    # What is known in advance reaches over the horizons.
+    assert all(past.known.shape[1] >= past.length + 4 for past in before.test)
+    with pytest.raises(SystemExit, match="too few for 9 windows"):
+        module.before_test(data, 9)
+
+
 # --------------------------------------------------------------------------- cost
 
 
