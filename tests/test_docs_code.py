@@ -9,6 +9,7 @@ the text, are read as well: imports resolve, methods exist, arguments fit.
 from __future__ import annotations
 
 import ast
+import gzip
 import importlib
 import importlib.util
 import inspect
@@ -328,7 +329,8 @@ def _table(folder: Path) -> dict[str, Any]:
 
 
 def _readme(folder: Path) -> dict[str, Any]:
-    return _table(folder) | {"frame": load(2, 320), "weights": np.ones((24, 2))}
+    mask = np.arange(64).reshape(8, 8) < 32
+    return _table(folder) | {"frame": load(2, 320), "weights": np.ones((24, 2)), "mask": mask}
 
 
 def _tables(folder: Path) -> dict[str, Any]:
@@ -407,6 +409,28 @@ SMILES = [
     "CC",
 ]
 
+def _images(folder: Path) -> dict[str, Any]:
+    """Pictures of two kinds in subfolders, files as MNIST's, lines and volumes."""
+    rng = np.random.default_rng(0)
+    for kind in ("healthy", "ill"):
+        (folder / "cells" / kind).mkdir(parents=True)
+        for index in range(6):
+            picture = rng.integers(0, 255, (8, 8), dtype=np.uint8)
+            plt.imsave(folder / "cells" / kind / f"{index}.png", picture, cmap="gray")
+    for name, array in (
+        ("train-images-idx3-ubyte.gz", rng.integers(0, 255, (12, 8, 8), dtype=np.uint8)),
+        ("train-labels-idx1-ubyte.gz", np.arange(12, dtype=np.uint8) % 3),
+    ):
+        head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        (folder / name).write_bytes(gzip.compress(head + array.tobytes()))
+    return {
+        "spectra": rng.normal(size=(12, 9)),
+        "tracks": rng.normal(size=(12, 2, 9)),
+        "boxes": rng.normal(size=(12, 1, 4, 4, 4)),
+        "densities": rng.normal(size=(12, 4, 4, 4)),
+    }
+
+
 INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "README.md": _readme,
     "docs/index.md": _readme,
@@ -417,6 +441,7 @@ INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/how-to/forecasts.md": _forecasts,
     "docs/how-to/conformers.md": _molecules,
     "docs/how-to/new-molecules.md": _molecules,
+    "docs/how-to/images.md": _images,
     "docs/how-to/conditions.md": _conditional,
     "docs/how-to/guidance.md": _conditional,
     **dict.fromkeys(
@@ -446,6 +471,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = scidiffusion.DensityDiffusion.score_samples.__kwdefaults__
     monkeypatch.setitem(defaults, "steps", 3)
     monkeypatch.setitem(plot_density.__kwdefaults__, "resolution", 6)
+    for name, value in {"sample_steps": 2, "width": 8}.items():
+        monkeypatch.setitem(scidiffusion.ImageDiffusion.__init__.__kwdefaults__, name, value)
     made = scidiffusion.conformers
 
     def few(molecule: Any, n: int = 10, **options: Any) -> Any:
