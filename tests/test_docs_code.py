@@ -409,6 +409,7 @@ SMILES = [
     "CC",
 ]
 
+
 def _images(folder: Path) -> dict[str, Any]:
     """Pictures of two kinds in subfolders, files as MNIST's, lines and volumes."""
     rng = np.random.default_rng(0)
