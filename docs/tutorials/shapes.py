@@ -112,7 +112,7 @@ z, time = clouds.points[:4].float(), torch.full((4,), 0.3)
 with torch.no_grad():
     answers = denoiser.network(z @ turn, time), denoiser.network(z, time) @ turn
 assert torch.allclose(*answers, atol=1e-4)
-assert float(drawn.mean(1).abs().max()) < 1e-5
+assert float(drawn.mean(1).abs().max()) < 1e-4
 assert ours[0] > 0.7 * floor[0]
 assert ours[1] < floor[1] + 0.4 * (ceiling[1] - floor[1])
 assert float(ours[2].min()) > 0.1
