@@ -19,14 +19,14 @@ def benchmark(monkeypatch):
 
 
 def test_the_ruler_knows_real_digits_copies_and_noise(benchmark):
-    ruler = benchmark.Ruler(0, 400)
+    ruler = benchmark.Ruler(0)
     real = ruler.real()
     assert real["precision"] >= 0.97
     assert real["copies"] < 0.01
     assert real["closer"] == pytest.approx(0.05, abs=0.01)
-    copied = ruler.measure(ruler.train[:400], ruler.train_y[:400])
+    copied = ruler.measure(ruler.train, ruler.train_y)
     assert (copied["copies"], copied["closer"]) == (1, 1)
-    assert 0.5 < copied["frechet_ratio"] < 1.5
+    assert copied["frechet_ratio"] < 1.5
     rng = np.random.default_rng(0)
     noise = ruler.measure(rng.uniform(0, 16, (400, 1, 8, 8)), ruler.train_y[:400])
     assert noise["precision"] < 0.3
@@ -38,7 +38,7 @@ def test_the_ruler_knows_real_digits_copies_and_noise(benchmark):
 
 @pytest.mark.slow
 def test_digits_reach_their_goals(benchmark):
-    record = benchmark.run(700, 400, 0, None)
+    record = benchmark.run(1500, 0, None)
     plain, real = record["scales"]["1"], record["real"]
     for scale in ("1", "2", "3"):
         assert record["scales"][scale]["precision"] >= benchmark.GOALS["precision"]
