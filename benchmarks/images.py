@@ -1,6 +1,6 @@
 """How good are digits by label, and what does guidance do to them?
 
-    python benchmarks/images.py                                    # digits, 1,500 steps, one seed
+    python benchmarks/images.py                                    # digits, 700 steps, one seed
     python benchmarks/images.py --figure docs/images/digits.png    # and the picture of the sweep
     python benchmarks/images.py --table                            # results as Markdown
 
@@ -41,11 +41,11 @@ SHOWN = 20
 GOALS = {"judge": 0.97, "precision": 0.95, "frechet_ratio": 1.5, "guidance": (1.0, 2.0, 3.0)}
 
 NOTE = """\
-Frechet: distance of the judge's features to those of real halves, over that of two real halves
-(1 is real). Held out: the same against the held-out images, over that of as many images to learn.
-Diversity: root mean square distance of the features to the mean of their label. Copies: share
-three times nearer to one image to learn than to any other. Closer: share nearer to an image to
-learn than all but 5 % of the held-out ones.
+Frechet: distance of the judge's features to those of half the real images, over that of as many
+real images of the other half (1 is real). Held out: the same to the held-out images, over that of
+as many images to learn. Diversity: root mean square distance of the features to the mean of their
+label. Copies: share three times nearer to one image to learn than to any other. Closer: share
+nearer to an image to learn than all but 5 % of the held-out ones.
 """
 
 
@@ -54,36 +54,33 @@ class Ruler:
 
     Args:
         seed: Seed of the split and of the judge.
+        count: Images of a set that is judged, at most half of all.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, count: int) -> None:
         self.X, self.y = load_digits()
         split = train_test_split(self.X, self.y, test_size=0.3, stratify=self.y, random_state=seed)
         self.train, self.test, self.train_y, self.test_y = split
         self.judge = ImageJudge(random_state=seed).fit(self.train, self.train_y)
-        self.halves = [
-            train_test_split(
-                self.judge.features(self.X), test_size=0.5, stratify=self.y, random_state=k
+        # The distance falls with the number of images and is moved by the proportions of labels:
+        # real images are compared in as many as are drawn, labels in their proportions.
+        features = self.judge.features(self.X)
+        self.halves, floors = [], []
+        for k in range(SPLITS):
+            first, second, first_y, _ = train_test_split(
+                features, self.y, test_size=0.5, stratify=self.y, random_state=k
             )
-            for k in range(SPLITS)
-        ]
-        self.between_halves = float(np.mean([frechet_distance(*pair) for pair in self.halves]))
+            self.halves.append(second)
+            floors.append(frechet_distance(_part(first, first_y, count, k), second))
+        self.between_halves = float(np.mean(floors))
         self.train_features, self.test_features = map(self.judge.features, (self.train, self.test))
-        # As many as are drawn, labels in their proportions: both move the distance.
-        part, _ = train_test_split(
-            self.train_features, train_size=self.size, stratify=self.train_y, random_state=seed
-        )
+        part = _part(self.train_features, self.train_y, count, seed)
         self.held_out = frechet_distance(part, self.test_features)
-
-    @property
-    def size(self) -> int:
-        """Images of a half, and of a set that is judged."""
-        return len(self.halves[0][0])
 
     def measure(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return the figures of images of the labels asked for."""
         features = self.judge.features(images)
-        distances = [frechet_distance(features, second) for _, second in self.halves]
+        distances = [frechet_distance(features, half) for half in self.halves]
         return {
             "precision": label_precision(self.judge.predict(images), labels),
             "frechet": float(np.mean(distances)),
@@ -107,9 +104,15 @@ class Ruler:
         }
 
 
-def run(steps: int, seed: int, figure: Path | None) -> dict[str, Any]:
-    """Fit, draw half as many images as there are at every scale of guidance, judge."""
-    ruler = Ruler(seed)
+def _part(rows: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """So many of the rows, labels in their proportions."""
+    part, _ = train_test_split(rows, train_size=count, stratify=labels, random_state=seed)
+    return part
+
+
+def run(steps: int, count: int, seed: int, figure: Path | None) -> dict[str, Any]:
+    """Fit, draw `count` images at every scale of guidance, judge."""
+    ruler = Ruler(seed, count)
     started = time.process_time()
     model = ImageDiffusion(max_steps=steps, device="cpu", random_state=seed, progress=False)
     model.fit(ruler.train, ruler.train_y)
@@ -122,13 +125,13 @@ def run(steps: int, seed: int, figure: Path | None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
         "sampler": f"{model.sampler}, {model.sample_steps} steps",
-        "images": ruler.size,
+        "images": count,
         "halves": ruler.between_halves,
         "train_to_test": ruler.held_out,
         "real": ruler.real(),
         "scales": {},
     }
-    labels = np.resize(np.arange(10), ruler.size)
+    labels = np.resize(np.arange(10), count)
     shown = []
     for scale in SCALES:
         started = time.process_time()
@@ -202,8 +205,9 @@ def render(record: dict[str, Any]) -> str:
     about = (
         f"{record['steps']:,} steps, {record['fit_cpu_seconds']:.0f} CPU seconds on "
         f"{record['threads']} thread; {record['images']} images a scale, {record['sampler']}; "
-        f"seed {record['seed']}. Frechet distance of two real halves {record['halves']:.4f}, of "
-        f"the images to learn to those held out {record['train_to_test']:.4f}."
+        f"seed {record['seed']}. Frechet distance of so many real images to a half "
+        f"{record['halves']:.4f}, of so many to learn to those held out "
+        f"{record['train_to_test']:.4f}."
     )
     return "\n".join([NOTE, about, "", *lines]) + "\n"
 
@@ -212,14 +216,15 @@ def main() -> None:
     """Measure, write JSON and the table beside it, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/images.json"))
-    parser.add_argument("--steps", type=int, default=1500, help="training steps")
+    parser.add_argument("--steps", type=int, default=700, help="training steps")
+    parser.add_argument("--images", type=int, default=400, help="samples at each scale")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="where to draw the sweep")
     parser.add_argument("--table", action="store_true", help="only render what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.table:
-        record = run(arguments.steps, arguments.seed, arguments.figure)
+        record = run(arguments.steps, arguments.images, arguments.seed, arguments.figure)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=2) + "\n")
     table = render(json.loads(arguments.out.read_text()))
