@@ -41,12 +41,11 @@ SHOWN = 20
 GOALS = {"judge": 0.97, "precision": 0.95, "frechet_ratio": 1.5, "guidance": (1.0, 2.0, 3.0)}
 
 NOTE = """\
-Frechet: distance of the judge's features to those of real halves, over that of as many images of
-the other half (1 is real). Held out: the same against the held-out images, over that of as many
-images to learn.
-Diversity: root mean square distance of the features to the mean of their label. Copies: share
-three times nearer to one image to learn than to any other. Closer: share nearer to an image to
-learn than all but 5 % of the held-out ones.
+Frechet: distance of the judge's features to those of half the real images, over that of as many
+real images of the other half (1 is real). Held out: the same to the held-out images, over that of
+as many images to learn. Diversity: root mean square distance of the features to the mean of their
+label. Copies: share three times nearer to one image to learn than to any other. Closer: share
+nearer to an image to learn than all but 5 % of the held-out ones.
 """
 
 
@@ -55,8 +54,7 @@ class Ruler:
 
     Args:
         seed: Seed of the split and of the judge.
-        count: Images of a set that is judged. The distance falls with their number, so that of
-            two real halves is measured with as many of the one.
+        count: Images of a set that is judged, at most half of all.
     """
 
     def __init__(self, seed: int, count: int) -> None:
@@ -64,22 +62,25 @@ class Ruler:
         split = train_test_split(self.X, self.y, test_size=0.3, stratify=self.y, random_state=seed)
         self.train, self.test, self.train_y, self.test_y = split
         self.judge = ImageJudge(random_state=seed).fit(self.train, self.train_y)
-        self.halves = [
-            train_test_split(
-                self.judge.features(self.X), test_size=0.5, stratify=self.y, random_state=k
+        # The distance falls with the number of images and is moved by the proportions of labels:
+        # real images are compared in as many as are drawn, labels in their proportions.
+        features = self.judge.features(self.X)
+        self.halves, floors = [], []
+        for k in range(SPLITS):
+            first, second, first_y, _ = train_test_split(
+                features, self.y, test_size=0.5, stratify=self.y, random_state=k
             )
-            for k in range(SPLITS)
-        ]
-        self.between_halves = float(
-            np.mean([frechet_distance(first[:count], second) for first, second in self.halves])
-        )
+            self.halves.append(second)
+            floors.append(frechet_distance(_part(first, first_y, count, k), second))
+        self.between_halves = float(np.mean(floors))
         self.train_features, self.test_features = map(self.judge.features, (self.train, self.test))
-        self.held_out = frechet_distance(self.train_features[:count], self.test_features)
+        part = _part(self.train_features, self.train_y, count, seed)
+        self.held_out = frechet_distance(part, self.test_features)
 
     def measure(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return the figures of images of the labels asked for."""
         features = self.judge.features(images)
-        distances = [frechet_distance(features, second) for _, second in self.halves]
+        distances = [frechet_distance(features, half) for half in self.halves]
         return {
             "precision": label_precision(self.judge.predict(images), labels),
             "frechet": float(np.mean(distances)),
@@ -101,6 +102,12 @@ class Ruler:
             "copies": copied_share(self.test, self.train),
             "closer": closer_share(self.test, self.train, self.test),
         }
+
+
+def _part(rows: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """So many of the rows, labels in their proportions."""
+    part, _ = train_test_split(rows, train_size=count, stratify=labels, random_state=seed)
+    return part
 
 
 def run(steps: int, count: int, seed: int, figure: Path | None) -> dict[str, Any]:
@@ -198,8 +205,9 @@ def render(record: dict[str, Any]) -> str:
     about = (
         f"{record['steps']:,} steps, {record['fit_cpu_seconds']:.0f} CPU seconds on "
         f"{record['threads']} thread; {record['images']} images a scale, {record['sampler']}; "
-        f"seed {record['seed']}. Frechet distance of two real halves {record['halves']:.4f}, of "
-        f"the images to learn to those held out {record['train_to_test']:.4f}."
+        f"seed {record['seed']}. Frechet distance of so many real images to a half "
+        f"{record['halves']:.4f}, of so many to learn to those held out "
+        f"{record['train_to_test']:.4f}."
     )
     return "\n".join([NOTE, about, "", *lines]) + "\n"
 

@@ -24,9 +24,9 @@ def test_the_ruler_knows_real_digits_copies_and_noise(benchmark):
     assert real["precision"] >= 0.97
     assert real["copies"] < 0.01
     assert real["closer"] == pytest.approx(0.05, abs=0.01)
-    copied = ruler.measure(ruler.train[:400], ruler.train_y[:400])
+    copied = ruler.measure(ruler.train, ruler.train_y)
     assert (copied["copies"], copied["closer"]) == (1, 1)
-    assert 0.5 < copied["frechet_ratio"] < 1.5
+    assert copied["frechet_ratio"] < 1.5
     rng = np.random.default_rng(0)
     noise = ruler.measure(rng.uniform(0, 16, (400, 1, 8, 8)), ruler.train_y[:400])
     assert noise["precision"] < 0.3
