@@ -16,7 +16,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,33 @@ def _item(
         known=np.vstack(known) if known else np.empty((0, 0)),
         static_cat=np.asarray(classes, dtype=np.int64),
     )
+
+
+def before_test(data: BenchmarkData, windows: int) -> BenchmarkData:
+    """The data with its last `windows` horizons of training as what is to be forecast.
+
+    Changes of a model are judged here, where the test windows stay unseen.
+
+    Args:
+        data: The data set.
+        windows: Windows of an item, side by side.
+
+    Raises:
+        SystemExit: If an item is too short.
+    """
+    train, test, observed = [], [], []
+    for item in data.train:
+        first = item.length - windows * data.horizon
+        if first <= data.horizon:
+            raise SystemExit(
+                f"{data.name}: {item.item_id} has {item.length} steps, too few for {windows} "
+                f"windows of {data.horizon} before its test part"
+            )
+        train.append(item.cut(first))
+        for end in range(first, item.length, data.horizon):
+            test.append(item.cut(end))
+            observed.append(item.target[:, end : end + data.horizon].T)
+    return replace(data, train=SeriesSet(train, data.freq), test=test, observed=np.stack(observed))
 
 
 def made_data(series: int, horizon: int, *, windows: int = 1, seed: int = 0) -> BenchmarkData:

@@ -20,6 +20,7 @@ from _running import work
 from _series_data import (
     Array,
     BenchmarkData,
+    before_test,
     carried,
     hide_cells,
     load_dataset,
@@ -66,6 +67,7 @@ def _ours(method: str, *, covariates: bool = True) -> Callable[..., Run]:
         budget: float,
         num_samples: int,
         num_steps: int | None = None,
+        trust: float | None = None,
         **options: Any,
     ) -> Run:
         if not covariates:
@@ -73,6 +75,8 @@ def _ours(method: str, *, covariates: bool = True) -> Callable[..., Run]:
         clock = Clock()
         with clock("fit"):
             model = _fit_ours(data, method, budget, seed, options)
+        if trust is not None:
+            model.denoiser.shrinkage.fill_(trust)
         with clock("predict"):
             forecasts = model.forecast(
                 [_unnamed(item) for item in data.test],
@@ -85,6 +89,7 @@ def _ours(method: str, *, covariates: bool = True) -> Callable[..., Run]:
             clock.costs,
             int(model.evaluations(num_steps)),
             int(model.num_parameters),
+            {"steps": int(model.result.steps)},
         )
 
     return run
@@ -259,9 +264,10 @@ def read(source: dict[str, Any]) -> BenchmarkData:
     if source.get("made"):
         return made_data(source["series"], source["horizon"])
     folder = source.get("folder")
-    return load_dataset(
+    data = load_dataset(
         None if folder is None else Path(folder), source["name"], source["setting"]
     )
+    return before_test(data, source["before"]) if source.get("before") else data
 
 
 def perform(job: Job) -> dict[str, Any]:

@@ -154,11 +154,13 @@ def _render_cost(record: dict[str, Any]) -> str:
     )
     ours = {_case(group[0]): group for group in groups if group[0]["model"] == "ours"}
     head = ["data", "series", "horizon", "model", "wall s", "CPU s", "evaluations"]
-    head += ["time / ours", "evaluations / ours", "peak MiB", "seeds"]
+    head += ["CPU s / ours", "evaluations / ours", "fit, CPU s", "peak MiB"]
+    head += ["seeds"]
     lines = [
         f"### {record['dataset']}: cost of forecasts",
         "",
-        f"The same forecasts by each model.{_conditions(groups)}",
+        "The same forecasts by each model. Fitting is a few steps of training, what is done in "
+        f"closed form, and what is chosen on held-out windows.{_conditions(groups)}",
         "",
         *_head(head),
     ]
@@ -172,8 +174,9 @@ def _render_cost(record: dict[str, Any]) -> str:
             _cell(group, "predict_seconds", "{:.2f}"),
             _cell(group, "predict_cpu_seconds", "{:.2f}"),
             _cell(group, "evaluations", "{:.0f}"),
-            _ratio(group, base, "predict_seconds"),
+            _ratio(group, base, "predict_cpu_seconds"),
             _ratio(group, base, "evaluations"),
+            _cell(group, "fit_cpu_seconds", "{:.0f}"),
             _cell(group, "peak_mib", "{:.0f}"),
             str(len(group)),
         ]
@@ -216,9 +219,13 @@ def _conditions(groups: list[Runs]) -> str:
     budget = " or ".join(f"{value:g} s" for value in sorted({entry["budget"] for entry in done}))
     samples = " or ".join(str(value) for value in sorted({e["num_samples"] for e in done}))
     threads = " or ".join(str(value) for value in sorted({entry["threads"] for entry in done}))
+    steps = sorted(
+        {e["options"]["max_steps"] for e in done if "max_steps" in e.get("options", {})}
+    )
+    limit = f" (of ours at most {' or '.join(map(str, steps))} steps)" if steps else ""
     hardware = sorted({entry["machine"]["gpu"] or entry["machine"]["processor"] for entry in done})
     return (
-        f" {samples} samples; budget {budget}, threads {threads}, "
+        f" {samples} samples; budget {budget}{limit}, threads {threads}, "
         f"{' and '.join(sorted({entry['device'] for entry in done}))}: {'; '.join(hardware)}."
     )
 

@@ -21,11 +21,17 @@ PACKAGE = "scidiffusion"
 SOURCE = Path(scidiffusion.__file__).parent
 
 LEAVES = {"errors", "_lazy", "_version", "_files"}
-DOMAINS = {"toy", "tabular", "timeseries", "molecules"}
+DOMAINS = {"toy", "tabular", "timeseries", "molecules", "images"}
 
 _PARTS = {"samplers", "guidance", "nn"}
 _BELOW_ESTIMATOR = LEAVES | {"core", "training", "metrics"} | _PARTS
-_BELOW_DOMAINS = _BELOW_ESTIMATOR | {"durations", "estimator", "persistence", "progress"}
+_BELOW_DOMAINS = _BELOW_ESTIMATOR | {
+    "conditions",
+    "durations",
+    "estimator",
+    "persistence",
+    "progress",
+}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -33,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "_lazy": {"errors"},
     "_files": {"errors"},
     "durations": {"errors"},
+    "conditions": LEAVES | {"core", "nn"},
     "progress": set(),
     "core": LEAVES,
     "samplers": LEAVES | {"core"},
@@ -45,12 +52,14 @@ ALLOWED: dict[str, set[str]] = {
     "persistence": _BELOW_ESTIMATOR,
     "estimator": _BELOW_ESTIMATOR | {"persistence"},
     **dict.fromkeys(DOMAINS, _BELOW_DOMAINS),
+    # An estimator around estimators of any domain, which it knows by their interface alone.
+    "latent": _BELOW_DOMAINS,
     "cli": _BELOW_DOMAINS | DOMAINS,
     # The demo is a command of its own, with the manners of the others.
     "demo": _BELOW_DOMAINS | DOMAINS | {"cli"},
     "__main__": {"cli"},
     # The lazy names: imported under TYPE_CHECKING alone, which tests/test_house.py proves.
-    "__init__": LEAVES | _PARTS | DOMAINS | {"core", "training", "testing"},
+    "__init__": LEAVES | _PARTS | DOMAINS | {"core", "latent", "training", "testing"},
 }
 
 # Third-party packages; units that are not listed may import any base dependency.
@@ -70,6 +79,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 EXTRAS = {
     "ase",
     "diffusers",
+    "e3nn",
     "gluonts",
     "opacus",
     "pyarrow",
@@ -87,6 +97,7 @@ ADAPTERS = {
     "molecules/chem/": {"rdkit"},
     "molecules/conformer/": {"rdkit"},
     "molecules/denovo/": {"rdkit"},
+    "molecules/torsional/": {"rdkit"},
 }
 
 

@@ -6,6 +6,7 @@ import gzip
 import importlib
 import json
 import math
+import sys
 import types
 import urllib.error
 from pathlib import Path
@@ -521,6 +522,24 @@ def test_forecasters_are_no_imputers(modules, monkeypatch, capsys):
     assert "gaussian_walk is no model of --task imputation" in capsys.readouterr().err
 
 
+def test_windows_before_the_test_part_can_be_forecast_instead(modules, monkeypatch, tmp_path):
+    module = modules("_series_data")
+    rng = np.random.default_rng(0)
+    target, known = rng.normal(size=(2, 40)), rng.normal(size=(1, 44))
+    item = module.Series(target, pd.Period("2024-01-01", "D"), known=known)
+    data = module.BenchmarkData(
+        "data", module.SeriesSet([item], "D"), [item], np.zeros((1, 4, 2)), "D", 4, 7, False
+    )
+    before = module.before_test(data, 3)
+    np.testing.assert_array_equal(before.train[0].target, target[:, :28])
+    assert [past.length for past in before.test] == [28, 32, 36]
+    np.testing.assert_array_equal(before.observed[1], target[:, 32:36].T)
+    # What is known in advance reaches over the horizons.
+    assert all(past.known.shape[1] >= past.length + 4 for past in before.test)
+    with pytest.raises(SystemExit, match="too few for 9 windows"):
+        module.before_test(data, 9)
+
+
 # --------------------------------------------------------------------------- cost
 
 
@@ -537,20 +556,36 @@ def test_costs_are_measured_on_made_data(modules, monkeypatch, tmp_path):
     assert all(entry["predict_seconds"] > 0 for entry in runs)
 
 
+def test_costs_are_those_of_a_network_that_is_run(modules, monkeypatch):
+    """After a few steps the network may not be trusted, and a forecast would do without it."""
+    script, peers = modules("timeseries"), modules("_series_peers")
+    monkeypatch.setattr(sys, "argv", ["timeseries.py", "--task", "cost", "--series", "2"])
+    found = {job.model: job.options for job, _ in script.jobs(script.parse())}
+    assert found == {"ours": {"trust": 1.0}, "timegrad": {}}
+    data = modules("_series_data").made_data(2, 4)
+    tiny = {"max_steps": 2, "lr": 0.1, "width": 8, "heads": 1, "num_steps": 2, "gap_share": 0.0}
+    one, other = (
+        peers.MODELS["ours"].run(data, 0, 60.0, 3, trust=trust, **tiny).samples
+        for trust in (0.0, 1.0)
+    )
+    assert not np.array_equal(one, other)
+
+
 def test_costs_are_rendered_as_ratios_to_ours(modules, tmp_path):
     common = {"seed": 0, "budget": 1.0, "num_samples": 5, "threads": 1, "device": "cpu"}
     common |= {"machine": {"gpu": None, "processor": "a processor"}, "peak_mib": 100.0}
-    common |= {"data": "made", "series": 10, "horizon": 24, "predict_cpu_seconds": 1.0}
+    common |= {"data": "made", "series": 10, "horizon": 24, "predict_seconds": 30.0}
+    common |= {"fit_cpu_seconds": 7.0}
     runs = [
-        common | {"model": "ours", "predict_seconds": 0.5, "evaluations": 10},
-        common | {"model": "timegrad", "predict_seconds": 20.0, "evaluations": 2400},
+        common | {"model": "ours", "predict_cpu_seconds": 0.5, "evaluations": 10},
+        common | {"model": "timegrad", "predict_cpu_seconds": 20.0, "evaluations": 2400},
     ]
     path = tmp_path / "timeseries_cost_made.json"
     path.write_text(json.dumps({"task": "cost", "dataset": "made", "runs": runs}))
     (line,) = [
         line for line in modules("timeseries").render([path]).splitlines() if "| TimeGrad" in line
     ]
-    assert "| 20.00 | 1.00 | 2400 | 40.0 | 240.0 |" in line
+    assert "| 30.00 | 20.00 | 2400 | 40.0 | 240.0 | 7 | 100 |" in line
 
 
 # ---------------------------------------------------------------------- the table

@@ -11,6 +11,8 @@ import pytest
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 SCRIPTS = sorted(TUTORIALS.glob("*.py"))
+SLOW = {"docking", "frames", "images", "latent", "new_domain", "rotations", "shapes", "variances"}
+"""Pages that train for ten seconds or more; `make docs` runs them too."""
 
 
 def test_there_is_one_tutorial_for_every_notebook_of_the_chapter() -> None:
@@ -22,7 +24,13 @@ def test_there_is_one_tutorial_for_every_notebook_of_the_chapter() -> None:
         assert f"tutorials/{name}" in config, f"{name} is missing in the navigation"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(one, id=one.stem, marks=pytest.mark.slow if one.stem in SLOW else ())
+        for one in SCRIPTS
+    ],
+)
 def test_tutorial_runs(script: Path, tmp_path: Path) -> None:
     source = script.read_text(encoding="utf-8")
     assert source.startswith("# %% [markdown]\n# # ")

@@ -3,8 +3,8 @@
 Five small roles carry everything: a *schedule* says how much noise there is at time t, a
 *process* how data of one space is noised and denoised, a *denoiser* what the clean data probably
 is, a *sampler* how to walk from noise to data, and *guidance* how to steer. A domain (`tabular`,
-`timeseries`, `molecules`, `toy`) adds an encoding, a network and an estimator with `fit` and
-`sample`.
+`timeseries`, `molecules`, `images`, `toy`) adds an encoding, a network and an estimator with `fit`
+and `sample`.
 
 Importing this package loads nothing heavy; names and submodules are imported at first use.
 """
@@ -19,6 +19,8 @@ from scidiffusion._version import __version__
 if TYPE_CHECKING:
     from scidiffusion import core as core
     from scidiffusion import guidance as guidance
+    from scidiffusion import images as images
+    from scidiffusion import latent as latent
     from scidiffusion import molecules as molecules
     from scidiffusion import nn as nn
     from scidiffusion import samplers as samplers
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from scidiffusion import timeseries as timeseries
     from scidiffusion import toy as toy
     from scidiffusion import training as training
+    from scidiffusion.images import ImageDiffusion as ImageDiffusion
+    from scidiffusion.latent import LatentDiffusion as LatentDiffusion
     from scidiffusion.molecules import ConformerDiffusion as ConformerDiffusion
     from scidiffusion.molecules import MoleculeDiffusion as MoleculeDiffusion
     from scidiffusion.molecules import conformers as conformers
@@ -40,6 +44,8 @@ else:
             "ConformerDiffusion": "scidiffusion.molecules",
             "DensityDiffusion": "scidiffusion.toy",
             "DiffusionForecaster": "scidiffusion.timeseries",
+            "ImageDiffusion": "scidiffusion.images",
+            "LatentDiffusion": "scidiffusion.latent",
             "MoleculeDiffusion": "scidiffusion.molecules",
             "TabularDiffusion": "scidiffusion.tabular",
             "conformers": "scidiffusion.molecules",
@@ -48,6 +54,8 @@ else:
             "core",
             "errors",
             "guidance",
+            "images",
+            "latent",
             "molecules",
             "nn",
             "samplers",
@@ -63,6 +71,8 @@ __all__ = [
     "ConformerDiffusion",
     "DensityDiffusion",
     "DiffusionForecaster",
+    "ImageDiffusion",
+    "LatentDiffusion",
     "MoleculeDiffusion",
     "TabularDiffusion",
     "__version__",
@@ -70,6 +80,8 @@ __all__ = [
     "core",
     "errors",
     "guidance",
+    "images",
+    "latent",
     "molecules",
     "nn",
     "samplers",

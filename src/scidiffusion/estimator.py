@@ -76,7 +76,7 @@ class GenerativeEstimator(BaseEstimator, ABC):
         """
         self._check_fitted()
         config, tensors, extra = self._state()
-        config = {"params": _json_params(self._saved_params()), **config}
+        config = {"params": json_params(self._saved_params()), **config}
         save_model(
             path, estimator=type(self).__name__, config=config, tensors=tensors, extra=extra
         )
@@ -246,7 +246,7 @@ def native_bf16(device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("amx_bf16", "amx_tile", "avx512_bf16"))
 
 
-def _json_params(params: dict[str, Any]) -> dict[str, Any]:
+def json_params(params: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments as JSON.
 
     Numpy scalars become numbers, collections lists, times text, and random generators None.

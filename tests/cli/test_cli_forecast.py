@@ -147,6 +147,47 @@ def test_new_series_are_forecast_with_a_line_of_warning(tmp_path):
     assert pd.read_csv(tmp_path / "out.csv")["shop"].unique().tolist() == ["a", "c"]
 
 
+def test_static_columns_of_a_long_table(tmp_path):
+    """The model learns them from the table; every later command reads them from its own."""
+    frame = long().drop(columns="promotion")
+    frame["size"] = frame["shop"].map({"a": 1.5, "b": 4.0})
+    frame["kind"] = frame["shop"].map({"a": "kiosk", "b": "mall"})
+    data, fitted = write(frame, tmp_path / "data.csv"), tmp_path / "model"
+    columns = ["--id", "shop", "--static", "size", "--static", "kind"]
+    succeed("fit", data, fitted, "-H", 5, *columns, *STEPS)
+    layout = DiffusionForecaster.load(fitted).layout_
+    assert layout.targets == ("sales",)
+    assert layout.static_real == ("size",)
+    assert layout.static_cat == {"kind": ("kiosk", "mall")}
+
+    out, options = tmp_path / "out.csv", ["--quiet", "--seed", 0, "-n", 6]
+    succeed("predict", fitted, data, out, "--paths", *options)
+    loaded = DiffusionForecaster.load(fitted)
+    static = pd.DataFrame({"size": [1.5, 4.0], "kind": ["kiosk", "mall"]}, index=["a", "b"])
+    expected = loaded.predict(
+        frame[["shop", "day", "sales"]],
+        static=static,
+        quantiles=None,
+        num_samples=6,
+        random_state=0,
+    )
+    np.testing.assert_allclose(pd.read_csv(out)["sales"], expected["sales"], rtol=1e-6)
+    succeed("impute", fitted, data, tmp_path / "full.csv", *options)
+    succeed("plot", fitted, data, tmp_path / "fan.png", *options)
+    succeed("backtest", data, "-H", 5, "-w", 2, *columns, "-n", 6, *STEPS)
+
+    bare = write(frame.drop(columns="size"), tmp_path / "bare.csv")
+    result = forecast("predict", fitted, bare, tmp_path / "none.csv", "--quiet")
+    assert result.exit_code == 2
+    assert "the static columns size, kind" in result.output
+    frame.loc[3, "size"] = 2.0
+    changing = write(frame, tmp_path / "changing.csv")
+    result = forecast("fit", changing, tmp_path / "other", "-H", 5, *columns, *STEPS)
+    assert result.exit_code == 2
+    assert "series 'a': the static column 'size' changes from 1.5 to 2.0" in result.output
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("kind", ["wide", "long"])
 def test_impute_fills_the_gaps(tmp_path, kind):
     whole = wide().reset_index() if kind == "wide" else long().drop(columns="promotion")
@@ -219,6 +260,8 @@ def test_what_was_fitted_here_is_loaded_there(model, wide_csv):
         (["fit", "{data}", "model", "-H", "0"], "prediction_length"),
         (["fit", "{data}", "model", "-H", "5", "--target", "c"], "no column 'c'"),
         (["fit", "{data}", "model", "-H", "5", "--known", "c"], "no column 'c'"),
+        (["fit", "{data}", "model", "-H", "5", "--static", "c"], "no column 'c'"),
+        (["fit", "{data}", "model", "-H", "5", "--static", "b"], "needs a long frame"),
         (["fit", "{data}", "model", "-H", "5", "--time", "c"], "no column 'c'"),
         (["fit", "{data}", "model", "-H", "5", "--id", "c"], "no column 'c'"),
         (["fit", "{data}", "model", "-H", "5", "--freq", "fortnight"], "'fortnight'"),

@@ -414,3 +414,21 @@ def test_partwise_refuses_processes_that_do_not_fit():
     assert not PartwiseSampler({"a": DDIM()}).supports(mixed)
     with pytest.raises(ConfigError, match="DDIM is not defined for MultinomialProcess"):
         PartwiseSampler({"a": DDIM()}).check(mixed)
+
+
+def test_a_walk_may_begin_where_data_were_noised_only_so_far():
+    process = GaussianProcess(LinearVP())
+    oracle = GaussianMixtureOracle.prince(process)
+    time = torch.tensor(0.35, dtype=torch.float64)
+    x, _ = oracle.sample(4000, KeyedNoise(1))
+    z = process.q_sample(x, time, KeyedNoise(2)).z
+    grid = torch.linspace(0.35, 0, 41, dtype=torch.float64)
+    back = sample(process, oracle, z, sampler=DPMSolverPP(), grid=grid, noise=KeyedNoise(3), z=z)
+    levels = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    truth = oracle.quantiles(levels)
+    assert float((back[:, 0].sort().values - truth).abs().mean()) < 0.05
+    # What was noised a little comes back near to what it was; what was drawn anew does not.
+    fresh = sample(process, oracle, z, sampler=DPMSolverPP(), steps=40, noise=KeyedNoise(3))
+    assert float((back - x).abs().mean()) < 0.8 * float((fresh - x).abs().mean())
+    with pytest.raises(ConfigError, match="begins with 1"):
+        sample(process, oracle, z, sampler=DPMSolverPP(), grid=grid)

@@ -372,10 +372,22 @@ def test_reconstruction_is_the_density_of_the_step_to_the_data():
     process, x, z = SO3Process(), rotations(4, 1), rotations(4, 2)
     t = torch.tensor(0.4, dtype=F64)
     std = process.schedule.marginal(t).std
-    output = vectors(4, 0.7)
-    log_prob = process.reconstruction(x, process.predict(output, z, t), t)
-    mean = z @ exp_so3(std * output)
+    prediction = process.predict(vectors(4, 0.7), z, t)
+    log_prob = process.reconstruction(x, prediction, t)
+    mean = z @ exp_so3(std**2 * prediction.score)
     torch.testing.assert_close(log_prob, IGSO3(mean, std).log_prob(x))
+
+
+def test_outputs_are_read_in_units_of_the_score():
+    process = SO3Process()
+    x = rotations(1).expand(4000, 3, 3)
+    noise = KeyedNoise(0)
+    for time in (0.05, 0.5, 0.95):
+        t = torch.full((4000,), time, dtype=F64)
+        z = process.q_sample(x, t, noise).z
+        unit = process.predict(torch.ones(4000, 3, dtype=F64), z, t).score[0, 0]
+        score = process.kernel_score(x, z, t)
+        assert float((score / unit).square().mean()) == pytest.approx(1.0, abs=0.08)
 
 
 @pytest.mark.parametrize("variance", ["beta", "posterior"])

@@ -174,6 +174,16 @@ def test_posterior_at_the_data_is_the_data():
     torch.testing.assert_close(posterior.mode, x, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("time", [0.02, 0.4, 0.8, 1.0])
+def test_outputs_are_read_in_units_of_the_score(time):
+    process, t = TorusProcess(), torch.tensor(time, dtype=F64)
+    z, var = circle(4096), process.schedule.marginal(t).var
+    unit = process.predict(torch.ones(1, dtype=F64), z[:1], t).score
+    density = wrapped_normal_log_prob(z, var).exp()
+    square = (wrapped_normal_score(z, var) / unit) ** 2
+    assert float((density * square).mean() * 2 * math.pi) == pytest.approx(1.0, abs=1e-6)
+
+
 @pytest.mark.parametrize("variance", ["beta", "posterior"])
 @pytest.mark.parametrize(("s", "t"), [(0.05, 0.06), (0.3, 0.5), (0.8, 1.0), (0.97, 1.0)])
 def test_divergence_is_the_integral(variance, s, t):

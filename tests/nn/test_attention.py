@@ -70,6 +70,12 @@ def test_the_order_of_the_context_does_not_matter():
     )
 
 
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_when_the_last_tokens_ask_they_get_what_they_get_among_all(count):
+    layer, x = awake(MultiHeadAttention(8, 2)), tokens(3, 5, 8)
+    torch.testing.assert_close(layer(x, last=count), layer(x)[:, -count:])
+
+
 def test_self_attention_is_equivariant():
     layer, x, order = awake(MultiHeadAttention(12, 3)), tokens(2, 6, 12), torch.randperm(6)
     torch.testing.assert_close(layer(x)[:, order], layer(x[:, order]), **TOLERANCE)

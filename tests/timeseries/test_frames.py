@@ -281,6 +281,44 @@ def test_static_columns_are_numbers_and_classes():
         read_like(frame, read_frame(frame)[1], static=static)
 
 
+def test_static_columns_may_stand_in_the_long_frame():
+    frame = long(["b", "a"], periods=12)
+    static = pd.DataFrame({"size": [6.5, 5.0], "kind": ["y", "x"]}, index=["b", "a"])
+    merged = frame.join(static, on="item_id")
+    apart, layout = read_frame(frame, static=static)
+    inside, same = read_frame(merged, static=["size", "kind"])
+    assert same == layout
+    assert [item.static_real.tolist() for item in inside] == [[6.5], [5.0]]
+    for one, other in zip(apart, inside, strict=True):
+        np.testing.assert_array_equal(one.target, other.target)
+        np.testing.assert_array_equal(one.static_real, other.static_real)
+        np.testing.assert_array_equal(one.static_cat, other.static_cat)
+    # A frame of its own has the say; without one the frame's columns are read, gaps and all.
+    merged.loc[[3, 15], ["size", "kind"]] = np.nan
+    again, _ = read_like(merged, same)
+    assert [item.static_cat.tolist() for item in again] == [[0], [1]]
+    other, _ = read_like(merged, same, static=static.assign(size=1.0))
+    assert [item.static_real.tolist() for item in other] == [[1], [1]]
+    assert read_frame(merged, static="kind", target="value")[1].static_real == ()
+
+
+def test_static_columns_that_are_none():
+    frame = long(periods=12).assign(size=1.0, kind="x")
+    frame.loc[14, "size"] = 2.0
+    with pytest.raises(DataError, match=r"series 'b': the static column 'size' changes from 1.0"):
+        read_frame(frame, static="size", target="value")
+    with pytest.raises(DataError, match="no column 'colour'"):
+        read_frame(frame, static=["kind", "colour"], target="value")
+    with pytest.raises(DataError, match="'kind' is named by known= and static="):
+        read_frame(frame, known="kind", static="kind", target="value")
+    with pytest.raises(DataError, match="forecast jointly"):
+        read_frame(frame, static="kind", target="value", multivariate=True)
+    with pytest.raises(DataError, match="needs a long frame"):
+        read_frame(wide().assign(kind="x"), static="kind", multivariate=False)
+    with pytest.raises(DataError, match="names of columns of a long frame; got Series"):
+        read_frame(frame, static=frame["kind"], target="value")
+
+
 # -- frames like the fitted one ------------------------------------------------------------------
 
 

@@ -317,6 +317,45 @@ def test_the_encoder_runs_once_a_block_of_windows(joint, monkeypatch, samples, s
     assert calls == {"encode": 1, "forward": steps}
 
 
+def test_the_last_tokens_of_an_encoding_are_those_of_the_whole(joint):
+    """The last block leaves out what nobody reads; what is read does not change."""
+    network = joint[0].denoiser.network
+    size, generator = network.size, torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator)
+
+    arguments = (
+        random(2, 3, network.layout.channels, size.tokens * size.patch),
+        random(2, 3, network.layout.summaries),
+        torch.arange(3),
+        random(2, size.static_real),
+        torch.zeros(2, 0, dtype=torch.long),
+    )
+    with torch.no_grad():
+        whole = network.encode(*arguments)
+        assert whole.shape[2] == size.tokens > 2
+        for last in (1, 2, size.tokens):
+            part = network.encode(*arguments, last)
+            torch.testing.assert_close(part, whole[:, :, -last:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_is_not_trusted_is_not_run(joint, monkeypatch):
+    model, series = joint
+
+    def forward(*_arguments):
+        raise RuntimeError("the network was run")
+
+    monkeypatch.setattr(model.denoiser.network, "forward", forward)
+    try:
+        model.denoiser.shrinkage.fill_(0.0)
+        model.forecast([series[0]], num_samples=2)
+    finally:
+        model.denoiser.shrinkage.fill_(1.0)
+    with pytest.raises(RuntimeError, match="the network was run"):
+        model.forecast([series[0]], num_samples=2)
+
+
 # --- masks -----------------------------------------------------------------------------------
 
 

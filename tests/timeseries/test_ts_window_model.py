@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.timeseries.drawing import walk
 from scidiffusion.timeseries.fitting import fit_series, make_model
+from scidiffusion.timeseries.floor import ForecastFloor
+from scidiffusion.timeseries.kriging import KrigingFloor
 from scidiffusion.timeseries.scoring_rules import fair_crps_cells
 from scidiffusion.timeseries.series import Series, SeriesSet
 from scidiffusion.timeseries.window_model import WindowModel
@@ -89,6 +92,62 @@ def test_a_hundred_series_are_seen_in_random_parts_and_forecast_whole():
     # Series that move together are drawn together.
     one = np.corrcoef(paths[:, 0].T)
     assert one[np.triu_indices(100, 1)].mean() > 0.3
+
+
+# --- how much the floor is fitted on ---------------------------------------------------------
+
+
+def fit_on_cells(monkeypatch, cells, seed=0, dim=2):
+    """Fit with room for so many cells; return the model and the shapes that its floors saw."""
+    shapes = []
+
+    def spy_on(floor):
+        def fit(self, train, *others, whole=floor.fit):
+            shapes.append(tuple(train.value.shape))
+            return whole(self, train, *others)
+
+        return fit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scidiffusion.timeseries.window_model.FLOOR_CELLS", cells)
+        for floor in (ForecastFloor, KrigingFloor):
+            patch.setattr(floor, "fit", spy_on(floor))
+        data = SeriesSet([item(700, dim=dim)], "D")
+        model = fit_series(data, 6, options={**TINY, "max_steps": 1, "num_steps": 1}, seed=seed)
+    return model, shapes
+
+
+def floor_of(model):
+    return dict(model.denoiser.floor.state_dict())
+
+
+def test_the_floor_is_fitted_on_no_more_cells_than_there_is_room_for(monkeypatch):
+    """Windows are counted by their cells: twice the series are half the windows."""
+    counts = {}
+    for dim in (2, 4):
+        model, shapes = fit_on_cells(monkeypatch, 160_000, dim=dim)
+        # The windows of the forecasts' floor are the longest that are held.
+        forecasts, gaps = shapes
+        assert forecasts[1:] == (dim, model.back + model.zone)
+        assert np.prod(gaps) <= np.prod(forecasts) <= 160_000
+        # Not by leaving most of the room unused: one window more would not fit.
+        assert np.prod(forecasts) + np.prod(forecasts[1:]) > 160_000
+        counts[dim] = forecasts[0]
+    assert counts[4] == counts[2] // 2
+    # However little room, and however many series: 64 windows, or there is no floor to speak of.
+    assert fit_on_cells(monkeypatch, 1)[1][0][0] == 64
+
+
+def test_the_floor_is_the_same_for_every_seed_where_all_windows_have_room(monkeypatch):
+    """A choice of windows is what varies with the seed, as the constant's text says."""
+    one, other = (floor_of(fit_on_cells(monkeypatch, 10**8, seed)[0]) for seed in (0, 1))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=0)
+    few, fewer = (floor_of(fit_on_cells(monkeypatch, 1, seed)[0]) for seed in (0, 1))
+    assert any(not torch.equal(value, fewer[name]) for name, value in few.items())
+
+
+# --- more shapes -----------------------------------------------------------------------------
 
 
 def test_missing_values_and_unequal_lengths():
@@ -401,3 +460,22 @@ def test_paths_that_spread_too_far_are_drawn_with_less_noise(wrong, temperature)
     torch.testing.assert_close(drawn(0.5), 0.5 * drawn(1.0))
     choose_shrinkage(model, bank, rows, 0)
     assert float(model.denoiser.temperature) == pytest.approx(temperature)
+
+
+@pytest.mark.parametrize(
+    ("least", "tried"), [(1.0, [0.85, 1.2]), (0.7, [0.85, 0.7, 1.2]), (1.2, [0.85, 1.2, 1.4])]
+)
+def test_temperatures_are_tried_as_far_as_the_score_falls(monkeypatch, least, tried):
+    from scidiffusion.timeseries import trust
+
+    seen = []
+
+    def losses(model, buffer, choices, trials, seed):
+        seen.extend(choices)
+        return {choice: np.array([1 + (choice - least) ** 2, 0.0]) for choice in choices}
+
+    monkeypatch.setattr(trust, "_losses", losses)
+    model = SimpleNamespace(denoiser=SimpleNamespace(temperature=torch.ones(())))
+    trust._choose_temperature(model, losses(None, None, [1.0], [], 0)[1.0], [], 0)
+    assert seen[1:] == tried
+    assert float(model.denoiser.temperature) == pytest.approx(least)

@@ -45,6 +45,13 @@ Known = Annotated[
     typer.Option(help="Covariate known in advance, also over the horizon; repeatable."),
 ]
 Past = Annotated[list[str] | None, typer.Option(help="Covariate of the past; repeatable.")]
+Static = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Column of a long table that does not change within a series (its size, its kind): "
+        "a number or a class; repeatable. predict, plot and impute read it from their DATA."
+    ),
+]
 Freq = Annotated[str | None, typer.Option(help="Frequency (h, D, M, ...); default: found.")]
 Budget = Annotated[str | None, typer.Option(help="Training time: seconds, or 90s, 2min, 1h30m.")]
 Method = Annotated[str, typer.Option(help="window or timegrad.")]
@@ -69,6 +76,7 @@ def fit(
     target: Target = None,
     known: Known = None,
     past: Past = None,
+    static: Static = None,
     freq: Freq = None,
     budget: Budget = "5min",
     max_steps: Annotated[int | None, typer.Option(help="Training steps at most.")] = None,
@@ -110,7 +118,7 @@ def fit(
     )
     frame = read_table(data)
     with resumable(model) as checkpoint, _notices():
-        forecaster.fit(frame, checkpoint_dir=checkpoint, resume=resume)
+        forecaster.fit(frame, static=static or None, checkpoint_dir=checkpoint, resume=resume)
         forecaster.save(model)
     result = forecaster.training_
     typer.echo(
@@ -177,6 +185,7 @@ def backtest(
     target: Target = None,
     known: Known = None,
     past: Past = None,
+    static: Static = None,
     freq: Freq = None,
     budget: Budget = "5min",
     max_steps: Annotated[int | None, typer.Option(help="Training steps at most.")] = None,
@@ -216,7 +225,12 @@ def backtest(
     frame = read_table(data)
     with _notices():
         result = forecaster.backtest(
-            frame, windows, num_samples=samples, num_steps=steps, show=False
+            frame,
+            windows,
+            static=static or None,
+            num_samples=samples,
+            num_steps=steps,
+            show=False,
         )
     result.show()
     if out is not None:

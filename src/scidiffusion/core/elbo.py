@@ -105,10 +105,14 @@ def elbo(
     return ELBO(grid, process.prior_divergence(x), divergences, -means[-1])
 
 
-def check_grid(grid: Tensor) -> None:
-    """Raise ConfigError unless `grid` falls strictly from 1 to 0."""
-    if grid.ndim != 1 or len(grid) < 2 or float(grid[0]) != 1 or float(grid[-1]) != 0:
-        raise ConfigError("a grid of times is 1-D, begins with 1 (noise) and ends with 0 (data)")
+def check_grid(grid: Tensor, *, partial: bool = False) -> None:
+    """Raise ConfigError unless `grid` falls strictly from 1, or from less if `partial`, to 0."""
+    usable = grid.ndim == 1 and len(grid) > 1 and float(grid[-1]) == 0
+    if not usable or (float(grid[0]) != 1 and not partial) or not 0 < float(grid[0]) <= 1:
+        raise ConfigError(
+            "a grid of times is 1-D, begins with 1 (noise; later only where the state z there is "
+            "given) and ends with 0 (data)"
+        )
     if not bool((grid[1:] < grid[:-1]).all()):
         raise ConfigError("a grid of times must be strictly decreasing")
 

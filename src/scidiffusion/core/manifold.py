@@ -13,8 +13,10 @@ The reverse kernel is a geodesic random walk (Jing et al. 2022, algorithm 2; De 
 2022): move along the geodesic by v_{t|s} score, then add noise by a heat kernel.
 
 This module holds what the circle (`scidiffusion.core.torus`) and the rotations
-(`scidiffusion.core.so3`) share. The network's output is read as std_t times the score, which is of
-order 1 at every noise level.
+(`scidiffusion.core.so3`) share. The network's output is read as the score over its root mean
+square, which is of order 1 at every noise level: near 1 / std_t while std_t is small, and next to
+nothing where the kernel is nearly uniform, where std_t times the score would ask for outputs that
+vanish.
 """
 
 from __future__ import annotations
@@ -170,9 +172,14 @@ class ManifoldProcess(Process):
         return self.heat_kernel(mean, self.var(t, x)).log_prob(x)
 
     def predict(self, output: Tensor, z: Tensor, t: Tensor) -> ScorePrediction:
-        """Read a raw network output, shaped as a tangent vector, as std_t times the score."""
-        std = self.at_points(self.schedule.marginal(t).std, z)
-        return ScorePrediction(z, output / self.at_tangents(std))
+        """Read a raw network output, shaped as a tangent vector, as the score in its own units.
+
+        The unit is the root of E ||score||^2 under the kernel, over the dimensions of a tangent
+        vector (Jing et al. 2022, section 3.2; Yim et al. 2023, section 4.2).
+        """
+        size = output.shape[-1] if self.tangent_dims else 1
+        unit = (self.expected_square(self.var(t, z)) / size).sqrt().to(output.dtype)
+        return ScorePrediction(z, output * self.at_tangents(unit))
 
 
 def half_circle(std: Tensor, count: int = 256) -> tuple[Tensor, Tensor]:

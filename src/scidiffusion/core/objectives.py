@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -107,6 +107,9 @@ class LogNormalSigma(TimeSampler):
 
 class Objective(ABC):
     """Interface: what is minimised, one number a row."""
+
+    of_denoisers: ClassVar[bool] = True
+    """False where any network will do, such as the encoder and decoder of an autoencoder."""
 
     @abstractmethod
     def __call__(
@@ -285,12 +288,18 @@ class HybridLoss(PredictionLoss):
     Args:
         weight: Weight of the variational term.
         times: How noise levels are drawn.
+        target: The quantity that the simple loss compares.
     """
 
-    def __init__(self, weight: float = 0.001, times: TimeSampler | None = None) -> None:
+    def __init__(
+        self,
+        weight: float = 0.001,
+        times: TimeSampler | None = None,
+        target: Parameterization | str = Parameterization.EPS,
+    ) -> None:
         super().__init__(times)
         self.weight = weight
-        self._simple, self._elbo = SimpleLoss(), ELBOLoss()
+        self._simple, self._elbo = SimpleLoss(target), ELBOLoss()
 
     def loss(
         self, process: Process, x: Tensor, corrupted: Corrupted, prediction: Any, t: Tensor

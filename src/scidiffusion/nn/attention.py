@@ -46,7 +46,11 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, dim / heads)
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """Attend from `x` to itself or to `context`.
 
@@ -55,9 +59,10 @@ class MultiHeadAttention(nn.Module):
             context: (B, M, context_dim), if the layer has a `context_dim`.
             mask: (B, M) bool (M = N for self-attention), True where there is a token. Its columns
                 say which tokens can be seen; every token of `x` asks, masked or not.
+            last: Only so many tokens at the end of `x` ask; all can be seen. Default: all ask.
 
         Returns:
-            (B, N, dim); 0 in rows that have no token to see.
+            (B, N, dim), or (B, last, dim); 0 in rows that have no token to see.
 
         Raises:
             InputError: if a context is missing or superfluous, or the mask does not fit.
@@ -69,6 +74,8 @@ class MultiHeadAttention(nn.Module):
                 else f"this is cross-attention: pass a context (B, M, {self.context_dim})"
             )
         source = x if context is None else context
+        if last is not None:
+            x = x[:, -last:]
         if mask is None:
             return self._attend(x, source, None)
         if mask.dtype != torch.bool or mask.shape != source.shape[:2]:

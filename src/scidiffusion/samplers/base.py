@@ -136,10 +136,11 @@ def sample(
         sampler: The method.
         steps: Number of steps; None is every node of a discrete schedule, 50 for a continuous one.
         spacing: Spacing of the grid; default the sampler's own.
-        grid: Times from 1 to 0, in place of `steps` and `spacing`.
+        grid: Times from 1 to 0, in place of `steps` and `spacing`. With `z` it may begin later:
+            the walk is then from data that were noised only so far (Meng et al. 2022, "SDEdit").
         noise: Source of noise; default `KeyedNoise(0)`.
         cond: Condition of each row.
-        z: State at t = 1, in place of a draw from the prior.
+        z: State at the first time of the grid, in place of a draw from the prior.
         callback: Called as callback(index, t, z) at the start and after every step.
 
     Returns:
@@ -153,7 +154,7 @@ def sample(
     if grid is None:
         steps = steps if steps is not None else (process.schedule.num_nodes or 50)
         grid = process.schedule.grid(steps, spacing or sampler.spacing)
-    check_grid(grid)
+    check_grid(grid, partial=z is not None)
     carry = sampler.init(process.prior(like, noise.child("prior")) if z is None else z)
     if callback is not None:
         callback(0, grid[0], carry.z)

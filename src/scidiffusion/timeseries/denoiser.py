@@ -141,8 +141,8 @@ class WindowDenoiser(nn.Module):
             channels, summaries = cell_features(
                 window, given, frame.base, frame.scale, network.layout, length
             )
-        h = self._encode(channels, summaries, window)
-        return Context(frame, h[:, :, -(window.ahead // network.size.patch) :])
+        h = self._encode(channels, summaries, window, window.ahead // network.size.patch)
+        return Context(frame, h)
 
     def gap_context(self, window: Window, hidden: Tensor) -> Context:
         """Encode windows of `kriging.length` steps in which the cells `hidden` are hidden.
@@ -161,7 +161,9 @@ class WindowDenoiser(nn.Module):
         h = self._encode(channels, summaries, window)
         return Context(frame, h, seen=~given, gaps=True)
 
-    def _encode(self, channels: Tensor, summaries: Tensor, window: Window) -> Tensor:
+    def _encode(
+        self, channels: Tensor, summaries: Tensor, window: Window, last: int | None = None
+    ) -> Tensor:
         rows = channels.shape[0]
 
         def encoded() -> Iterator[Tensor]:
@@ -174,6 +176,7 @@ class WindowDenoiser(nn.Module):
                     series if groups == 1 else series.unflatten(0, (groups, size)).repeat(rows, 1),
                     window.static_real.repeat_interleave(groups, 0),
                     window.static_cat.repeat_interleave(groups, 0),
+                    last,
                 )
                 yield out_of_batch(h, 1, rows)
 
@@ -190,6 +193,9 @@ class WindowDenoiser(nn.Module):
         Returns:
             (B, S, D, Z).
         """
+        trusted = self.gap_shrinkage if context.gaps else self.shrinkage
+        if not self.training and not float(trusted):
+            return torch.zeros_like(z)
         sd = context.frame.std[:, None]
         if context.seen is not None:
             z = torch.where(context.seen[:, None], z, 0.0)
@@ -207,9 +213,7 @@ class WindowDenoiser(nn.Module):
                 )
                 yield out_of_batch(output, 2, rows)
 
-        output = joined(outputs(), 2)
-        trusted = self.gap_shrinkage if context.gaps else self.shrinkage
-        return -trusted * sd * output
+        return -trusted * sd * joined(outputs(), 2)
 
     def forward(self, z: Tensor, t: Tensor, cond: Any = None) -> Prediction:
         """Predict the rows (B * S, D, Z); see `Denoiser`."""

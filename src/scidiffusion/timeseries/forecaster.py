@@ -20,6 +20,7 @@ from scidiffusion.timeseries.frame_windows import WindowEstimator, frame_of
 from scidiffusion.timeseries.frames import read_like
 from scidiffusion.timeseries.frequency import quiet_business_days
 from scidiffusion.timeseries.series import Series, SeriesSet
+from scidiffusion.timeseries.statics import StaticSource
 
 __all__ = ["QUANTILES", "DiffusionForecaster"]
 
@@ -115,7 +116,7 @@ class DiffusionForecaster(WindowEstimator):
         X: pd.DataFrame | pd.Series,
         y: Any = None,
         *,
-        static: pd.DataFrame | None = None,
+        static: StaticSource = None,
         checkpoint_dir: str | Path | None = None,
         resume: bool = False,
     ) -> Self:
@@ -124,7 +125,8 @@ class DiffusionForecaster(WindowEstimator):
         Args:
             X: Wide or long frame; see the class.
             y: Not used; it is here for scikit-learn.
-            static: Frame indexed by series of what does not change (numbers, texts).
+            static: What does not change about a series (numbers, texts): a frame indexed by
+                series, or names of columns of a long X that say the same in all its rows.
             checkpoint_dir: Folder for a checkpoint of the training, written every minute.
             resume: Go on from the checkpoint that is there.
 
@@ -159,7 +161,7 @@ class DiffusionForecaster(WindowEstimator):
                 too, with a warning. None is the training data.
             future: Frame of the covariates known in advance over the horizon, where X does not
                 hold them itself.
-            static: As of `fit`, where that had it.
+            static: Frame as of `fit`, where that had it and X does not hold these columns.
             num_samples: Paths; default that of the constructor.
             num_steps: Network evaluations.
             guidance: `Wishes` (known values, totals, bounds, a target quantile) for every series,
@@ -288,7 +290,7 @@ class DiffusionForecaster(WindowEstimator):
         X: pd.DataFrame | pd.Series,
         windows: int = 5,
         *,
-        static: pd.DataFrame | None = None,
+        static: StaticSource = None,
         num_samples: int | None = None,
         num_steps: int | None = None,
         random_state: int | None = None,

@@ -27,6 +27,7 @@ from scidiffusion.timeseries.frequency import normalise_freq, quiet_business_day
 from scidiffusion.timeseries.layout import FrameLayout
 from scidiffusion.timeseries.model import SeriesModel, positive
 from scidiffusion.timeseries.series import Series, SeriesSet
+from scidiffusion.timeseries.statics import StaticSource
 from scidiffusion.timeseries.wishes import Wishes
 
 __all__ = ["FrameEstimator", "Guidance"]
@@ -94,7 +95,7 @@ class FrameEstimator(GenerativeEstimator):
         return {**(self.options or {}), "device": self.device}
 
     def _read(
-        self, data: pd.DataFrame | pd.Series, static: pd.DataFrame | None
+        self, data: pd.DataFrame | pd.Series, static: StaticSource
     ) -> tuple[SeriesSet, FrameLayout]:
         return read_frame(
             data,

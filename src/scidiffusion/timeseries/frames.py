@@ -33,7 +33,7 @@ from scidiffusion.timeseries.frequency import normalise_freq, quiet_business_day
 from scidiffusion.timeseries.layout import JOINT, FrameLayout
 from scidiffusion.timeseries.series import SeriesSet
 from scidiffusion.timeseries.stamps import StampStyle, infer_freq
-from scidiffusion.timeseries.statics import read_static
+from scidiffusion.timeseries.statics import StaticSource, read_static, static_names, static_of
 
 __all__ = ["FrameLayout", "read_frame", "read_like", "warn_unknown"]
 
@@ -51,7 +51,7 @@ def read_frame(
     item_id: str | None = None,
     known: Hashable | Sequence[Hashable] = (),
     past: Hashable | Sequence[Hashable] = (),
-    static: pd.DataFrame | None = None,
+    static: StaticSource = None,
     freq: str | None = None,
     multivariate: bool | None = None,
 ) -> tuple[SeriesSet, FrameLayout]:
@@ -64,7 +64,7 @@ def read_frame(
         item_id: Column of the series' names; None takes one that is called so.
         known: Columns known in advance.
         past: Columns known up to now only.
-        static: Frame of what does not change, indexed by series.
+        static: What does not change: a frame indexed by series, or columns of a long frame.
         freq: Frequency; None reads it off the stamps.
         multivariate: Whether the series are one item; None: those of a wide frame are, up to
             `MAX_JOINT`.
@@ -78,8 +78,9 @@ def read_frame(
     table = read_table(data, time)
     item_id = find_id(table, item_id)
     knowns, pasts = names_of(known), names_of(past)
-    targets = _targets(table, target, {item_id, *knowns, *pasts})
-    _check_roles(table, item_id, targets, knowns, pasts)
+    statics = static_names(static)
+    targets = _targets(table, target, {item_id, *knowns, *pasts, *statics})
+    _check_roles(table, item_id, targets, knowns, pasts, statics)
     long = item_id is not None
     if multivariate is None:
         joint = not long and 1 < len(targets) <= MAX_JOINT
@@ -105,9 +106,12 @@ def read_frame(
         stamps=StampStyle.of(table.stamps, freq),
         labels=labels if long else table.labels,
     )
-    if static is not None:
-        layout = read_static(static, layout)
-    return assemble(table, groups, layout, static=static), layout
+    about = static if isinstance(static, pd.DataFrame) else None
+    if statics:
+        about = static_of(table, statics, item_id)
+    if about is not None:
+        layout = read_static(about, layout)
+    return assemble(table, groups, layout, static=about), layout
 
 
 def read_like(
@@ -126,7 +130,7 @@ def read_like(
         layout: Of the fitted frame.
         future: Frame of the known columns after the last value; without the column that names
             the series it is of all of them.
-        static: Frame of what does not change.
+        static: Frame of what does not change; None takes the columns of `data` that do.
         horizon: Steps after the last value over which the known columns must reach.
         whole: Keep steps before the first and after the last value, to be filled.
 
@@ -157,6 +161,9 @@ def read_like(
     ahead = None
     if future is not None:
         ahead = read_future(_table_like(future, layout), layout)
+    wanted = [*layout.static_real, *(layout.static_cat or {})]
+    if static is None and wanted and all(name in table.frame for name in wanted):
+        static = static_of(table, wanted, layout.item_id)
     series = assemble(table, groups, layout, ahead=ahead, static=static, whole=whole)
     if horizon and layout.known:
         for item in series:
@@ -199,10 +206,12 @@ def _check_roles(
     targets: Sequence[str],
     known: Sequence[str],
     past: Sequence[str],
+    static: Sequence[str],
 ) -> None:
     """Raise DataError for a column that is missing or that two options name."""
-    check_columns(table, [*known, *past])
+    check_columns(table, [*known, *past, *static])
     roles = {"item_id": [item_id], "target": targets, "known": known, "past": past}
+    roles["static"] = static
     said: dict[str, str] = {}
     for role, names in roles.items():
         for name in names:

@@ -56,6 +56,9 @@ def nearest_same_phase(
         result = torch.where(fill, value[..., place].unsqueeze(-2), result)
         present |= fill
         found += here
+        # Where few values are missing, the candidates in reserve are not looked at.
+        if bool((found >= count).all()):
+            break
     return result, present
 
 

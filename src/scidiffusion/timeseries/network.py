@@ -115,7 +115,11 @@ class AxialBlock(nn.Module):
         self.modulation = Modulation(width, 3 * len(self.branches)) if modulated else None
 
     def forward(
-        self, x: Tensor, level: Tensor | None = None, token: Tensor | None = None
+        self,
+        x: Tensor,
+        level: Tensor | None = None,
+        token: Tensor | None = None,
+        last: int | None = None,
     ) -> Tensor:
         """Transform tokens.
 
@@ -123,13 +127,17 @@ class AxialBlock(nn.Module):
             x: (B, S, D, n, width).
             level: (B, S, 1, 1, width), where the block is modulated.
             token: (B, 1, D, n, width), likewise.
+            last: Return so many tokens of each series, those at the end, which see all others;
+                of a block that is not modulated. Default: all.
         """
         parts = None
         if self.modulation is not None and level is not None and token is not None:
             parts = iter(self.modulation(level, token))
         for name, branch in self.branches.items():
             if parts is None:
-                x = x + self._branch(name, branch, self.norms[name](x))
+                h = self.norms[name](x)
+                x = x if last is None else x[..., -last:, :]
+                x = x + self._branch(name, branch, h, last)
                 continue
             scale, shift, gate = next(parts), next(parts), next(parts)
             if name == "time" and x.shape[-2] == 1:
@@ -139,9 +147,10 @@ class AxialBlock(nn.Module):
         return x
 
     @staticmethod
-    def _branch(name: str, branch: nn.Module, h: Tensor) -> Tensor:
+    def _branch(name: str, branch: nn.Module, h: Tensor, last: int | None = None) -> Tensor:
         if name == "time":
-            return branch(h.flatten(0, 2)).unflatten(0, h.shape[:3])
+            return branch(h.flatten(0, 2), last=last).unflatten(0, h.shape[:3])
+        h = h if last is None else h[..., -last:, :]
         if name == "series":
             moved = h.transpose(-2, -3)  # (B, S, n, D, width)
             return branch(moved.flatten(0, 2)).unflatten(0, moved.shape[:3]).transpose(-2, -3)
@@ -193,6 +202,7 @@ class WindowNetwork(nn.Module):
         series: Tensor,
         static_real: Tensor,
         static_cat: Tensor,
+        last: int | None = None,
     ) -> Tensor:
         """Encode windows.
 
@@ -202,9 +212,10 @@ class WindowNetwork(nn.Module):
             series: (D,) which series these are, or (B, D) for each window.
             static_real: (B, R).
             static_cat: (B, C); -1 for a class never seen.
+            last: Tokens at the end that are returned: the last block works on them alone.
 
         Returns:
-            (B, D, tokens, width).
+            (B, D, tokens, width), or (B, D, last, width).
         """
         with self._precision(channels):
             patches = channels.unflatten(-1, (-1, self.size.patch)).transpose(-2, -3)
@@ -219,8 +230,9 @@ class WindowNetwork(nn.Module):
                 level = torch.where(level < self.size.classes[index], level, -1)
                 about = about + table(level + 1)[:, None]
             x = (x + about.unsqueeze(-2) + self.place[-x.shape[-2] :]).unsqueeze(1)
-            for block in self.encoder:
-                x = block(x)
+            for index, block in enumerate(self.encoder):
+                x = block(x, last=last if index == len(self.encoder) - 1 else None)
+            x = x if last is None else x[..., -last:, :]
             return self.encoded(x.squeeze(1)).float()
 
     def forward(self, z: Tensor, c_noise: Tensor, h: Tensor, seen: Tensor | None = None) -> Tensor:

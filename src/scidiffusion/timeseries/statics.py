@@ -1,8 +1,12 @@
-"""What does not change about a series: numbers and classes from a frame indexed by series."""
+"""What does not change about a series: numbers and classes.
+
+They come from a frame of their own, indexed by series, or stand in columns of the long frame, the
+same in every row of a series.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -11,12 +15,66 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scidiffusion.errors import DataError
-from scidiffusion.timeseries.columns import listed
+from scidiffusion.timeseries.columns import Table, check_columns, listed, names_of
 from scidiffusion.timeseries.layout import FrameLayout
 
 Static: TypeAlias = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Numbers (R,) and class codes (C,) of one series."""
 NOTHING: Static = (np.empty(0), np.empty(0, dtype=np.int64))
+
+
+StaticSource: TypeAlias = pd.DataFrame | str | Sequence[str] | None
+"""A frame indexed by series, names of columns of the long frame, or nothing."""
+
+
+def static_names(static: StaticSource) -> list[str]:
+    """Return the columns that hold static values; none where a frame of their own does.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    if static is None or isinstance(static, pd.DataFrame):
+        return []
+    if not isinstance(static, str | list | tuple):
+        raise DataError(
+            "static must be a frame with one row a series, indexed by its name, or names of "
+            f"columns of a long frame; got {type(static).__name__}"
+        )
+    return names_of(static)
+
+
+def static_of(table: Table, names: Sequence[str], item_id: str | None) -> pd.DataFrame:
+    """Return columns of a long table as a frame indexed by series.
+
+    Rows where a value is missing have no say: those of the future often hold covariates alone.
+
+    Args:
+        table: The table.
+        names: Its columns that do not change.
+        item_id: Column that names the series.
+
+    Raises:
+        DataError: if a column is missing, the table is wide, or a value changes within a series;
+            the message names series and column.
+    """
+    check_columns(table, names)
+    if item_id is None:
+        raise DataError(
+            f"the static column {names[0]!r} needs a long frame, of one row a series and time: "
+            "name the column of the series with item_id="
+        )
+    grouped = table.frame[names].groupby(table.frame[item_id], sort=False)
+    changing = grouped.nunique() > 1
+    for column in names:
+        if changing[column].any():
+            name = changing.index[changing[column]][0]
+            rows = table.frame.loc[table.frame[item_id] == name, column].dropna()
+            one, other = rows.unique()[:2]
+            raise DataError(
+                f"series {str(name)!r}: the static column {column!r} changes from {one} to "
+                f"{other}; what changes over time is known in advance (known=) or not (past=)"
+            )
+    return grouped.first()
 
 
 def read_static(static: pd.DataFrame, layout: FrameLayout) -> FrameLayout:
@@ -74,7 +132,7 @@ def static_values(
     if static is None:
         raise DataError(
             f"the model was fitted with the static columns {listed(wanted)}; give static= here, "
-            "too"
+            "too, or a frame that has these columns"
         )
     table = _named(static)
     missing = [name for name in wanted if name not in table]

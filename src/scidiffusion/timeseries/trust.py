@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from scidiffusion.timeseries.window_model import WindowModel
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
-TEMPERATURES = (1.0, 0.7, 0.85, 1.2, 1.4)
+TEMPERATURES = ((0.85, 0.7), (1.2, 1.4))
+"""Colder and hotter than 1, step by step."""
 GAIN = 0.995
 """A temperature that gains less than half a percent gains by chance."""
-WINDOWS, PATHS = 128, 32
+WINDOWS, PATHS = 128, 16
+"""What the scores vary with is the windows: their number is worth more than that of the paths."""
 SERIES = 1024
 """Series that are judged in all, about: with many in an item, few windows do."""
 BLOCK = 64
@@ -68,19 +70,34 @@ def choose_shrinkage(model: WindowModel, bank: SeriesBank, held: WindowRows, see
     denoiser = model.denoiser.eval()
     denoiser.temperature.fill_(1.0)
     trials = list(_forecasts(model, bank, rows))
-    model.trust = _scores(model, denoiser.shrinkage, FACTORS, trials, seed)
+    losses = _losses(model, denoiser.shrinkage, FACTORS, trials, seed)
+    model.trust = _scores(losses)
     denoiser.shrinkage.fill_(_best(model.trust))
-    scores = _scores(model, denoiser.temperature, TEMPERATURES, trials, seed)
-    hottest = _best(scores)
-    denoiser.temperature.fill_(hottest if scores[hottest] < GAIN else 1.0)
+    _choose_temperature(model, losses[_best(model.trust)], trials, seed)
     if model.options["gap_share"]:
         # A window of gaps has as many cells as several horizons: fewer of them will do.
         fewer = rows.pick(max(1, min(WINDOWS // 8, SERIES // 8 // model.dim)), seed)
         # With many series every factor costs tens of seconds.
         factors = FACTORS[::2] if model.dim > BLOCK // 8 else FACTORS
         gaps = list(_gaps(model, bank, fewer, seed))
-        model.gap_trust = _scores(model, denoiser.gap_shrinkage, factors, gaps, seed)
+        model.gap_trust = _scores(_losses(model, denoiser.gap_shrinkage, factors, gaps, seed))
         denoiser.gap_shrinkage.fill_(_best(model.gap_trust))
+
+
+def _choose_temperature(
+    model: WindowModel, loss: np.ndarray, trials: Sequence[Trial], seed: int
+) -> None:
+    """Set the temperature to the best; `loss` is that of 1."""
+    buffer, losses = model.denoiser.temperature, {1.0: loss}
+    for away in TEMPERATURES:
+        for temperature in away:
+            losses |= _losses(model, buffer, (temperature,), trials, seed)
+            # The score has one minimum: where it rises, what lies beyond is worse still.
+            if _best(_scores(losses)) != temperature:
+                break
+    scores = _scores(losses)
+    best = _best(scores)
+    buffer.fill_(best if scores[best] < GAIN else 1.0)
 
 
 def _best(scores: dict[float, float]) -> float:
@@ -123,14 +140,14 @@ def _gaps(model: WindowModel, bank: SeriesBank, rows: WindowRows, seed: int) -> 
         )
 
 
-def _scores(
+def _losses(
     model: WindowModel,
     buffer: Tensor,
     choices: Sequence[float],
     trials: Sequence[Trial],
     seed: int,
-) -> dict[float, float]:
-    """Return the score of each value of a buffer of the denoiser, in shares of the first's."""
+) -> dict[float, np.ndarray]:
+    """Return the loss of the series and of their sum for each value of a buffer."""
     paired = bool(model.options["antithetic"])
     losses = {choice: np.zeros(2) for choice in choices}
     for trial in trials:
@@ -147,7 +164,12 @@ def _scores(
             if model.dim > 1:
                 error = fair_crps_cells(truth.sum(1), paths.sum(2), paired=paired) / spread.sum(1)
                 losses[choice][1] += error[judged.all(1)].sum()
-    reference = losses[choices[0]]
+    return losses
+
+
+def _scores(losses: dict[float, np.ndarray]) -> dict[float, float]:
+    """Return the mean of both losses in shares of the first choice's."""
+    reference = next(iter(losses.values()))
     # A part without a cell to judge has no say.
     counted = reference > 0
     return {

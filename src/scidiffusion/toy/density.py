@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from scidiffusion.conditions import ConditionCodec
 from scidiffusion.core import (
     GaussianProcess,
     KeyedNoise,
@@ -39,7 +40,6 @@ from scidiffusion.guidance import ClassifierFreeGuidance
 from scidiffusion.nn import FourierCoordinates, ResidualMLP
 from scidiffusion.persistence import SavedModel
 from scidiffusion.samplers import Sampler, make_sampler, sample
-from scidiffusion.toy.conditions import ConditionCodec
 
 Likelihood = Literal["ode", "elbo"]
 MINIMUM_ROWS = 10

@@ -71,7 +71,8 @@ class DiffusionModule(pl.LightningModule):
         self, denoiser: nn.Module, objective: Objective, config: TrainConfig | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(denoiser, nn.Module) or not isinstance(denoiser, Denoiser):
+        known = isinstance(denoiser, Denoiser) or not objective.of_denoisers
+        if not isinstance(denoiser, nn.Module) or not known:
             raise ConfigError(
                 f"only a denoiser with a network can be trained, not {type(denoiser).__name__}; "
                 "use NetworkDenoiser"

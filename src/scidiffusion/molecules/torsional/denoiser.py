@@ -2,12 +2,15 @@ r"""The denoiser of torsions: scores on the torus, read off the geometry that th
 
 The state is the angle of every turnable bond; the rest of the geometry, the template, is a
 condition. The network is that of conformers (`scidiffusion.molecules.conformer.network`) up to its
-last line. For the bond b-c with unit vector u from b to c it answers
+last line, which for the bond b-c is a Fourier series in every dihedral about it, as torsional
+energies are:
 
-    s_bc = f(h_b, h_c, e_bc, u . v_b, u . v_c, u . (v_b x v_c)) + f(with b and c exchanged),
+    s_bc = mean_{a,d} sum_{k=1..6} ( p_k sin(k phi_abcd) + q_k cos(k phi_abcd) ),
+    (p, q) = f(h_a, h_b, h_c, h_d, e_ad, e_bc) + f(the same from the other end),
 
 a number that rotations leave alone, and for which it does not matter from which end a bond is
-looked at: nor does it for a dihedral angle. The output is read as std_t times the score.
+looked at: nor does it for a dihedral angle. Sines alone would do where left and right are alike.
+The output is read as the score in its own units.
 
 References:
     Jing et al. 2022, "Torsional diffusion for molecular conformer generation", section 3.
@@ -27,7 +30,9 @@ from scidiffusion.core.schedules import as_time
 from scidiffusion.core.torus import TorusProcess
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.network import REACH, NetworkSize, Trunk
-from scidiffusion.molecules.torsional.turning import Torsions
+from scidiffusion.molecules.torsional.turning import MOST, Torsions
+
+HARMONICS = 6
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,9 @@ class TorsionNetwork(Trunk):
 
     def __init__(self, size: NetworkSize) -> None:
         super().__init__(size)
-        width = 2 * size.width + size.pair_width + 3 * size.vectors
-        last = nn.Linear(size.width, 1)
-        self.score = nn.Sequential(nn.Linear(width, size.width), nn.SiLU(), last)
+        last = nn.Linear(size.width, 2 * HARMONICS)
+        told = 4 * size.width + 2 * size.pair_width
+        self.series = nn.Sequential(nn.Linear(told, size.width), nn.SiLU(), last)
         # Scores begin at nothing.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -71,7 +76,7 @@ class TorsionNetwork(Trunk):
     def forward(
         self, position: Tensor, std: Tensor, graph: MolGraph, torsions: Torsions
     ) -> Tensor:
-        """Return std times the score.
+        """Return the score in its own units, see `ManifoldProcess.predict`.
 
         Args:
             position: (B, N, 3) in Angstrom, padding 0.
@@ -83,23 +88,27 @@ class TorsionNetwork(Trunk):
             (B, R), of the order of 1; 0 for padding.
         """
         found = self.messages(position, std, torch.full_like(std, REACH), graph)
-        rows = torch.arange(position.shape[0], device=position.device)[:, None]
-        ends = torsions.atoms.expand(position.shape[0], -1, -1)
-        begin, end = ends[..., 1], ends[..., 2]
-        axis = nn.functional.normalize(position[rows, end] - position[rows, begin], dim=-1)
-        total = torch.zeros_like(axis[..., 0])
-        for one, other, way in ((begin, end, axis), (end, begin, -axis)):
-            left, right = found.vectors[rows, one], found.vectors[rows, other]
-            features = [
-                found.atoms[rows, one],
-                found.atoms[rows, other],
-                found.pairs[rows, one, other],
-                (way[..., None] * left).sum(2),
-                (way[..., None] * right).sum(2),
-                (way[..., None] * torch.linalg.cross(left, right, dim=2)).sum(2),
-            ]
-            total = total + self.score(torch.cat(features, -1))[..., 0]
+        rows, shape = position.shape[0], (position.shape[0], len(torsions), MOST, MOST)
+        ends, sides = (one.expand(rows, *one.shape[1:]) for one in (torsions.ends, torsions.sides))
+        a, d = sides[:, :, 0, :, None].expand(shape), sides[:, :, 1, None].expand(shape)
+        b, c = (ends[:, :, end, None, None].expand(shape) for end in (0, 1))
+        row = torch.arange(rows, device=position.device)[:, None, None, None]
+        h, e = found.atoms, found.pairs
+        told = [
+            torch.cat([h[row, w], h[row, x], h[row, y], h[row, z], e[row, w, z], e[row, x, y]], -1)
+            for w, x, y, z in ((a, b, c, d), (d, c, b, a))
+        ]
+        sines, cosines = (self.series(told[0]) + self.series(told[1])).chunk(2, -1)
+        angle = torsions.around(position)[..., None] * self.orders
+        terms = (sines * angle.sin() + cosines * angle.cos()).sum(-1)
+        there = torsions.there[:, :, 0, :, None] & torsions.there[:, :, 1, None]
+        total = (terms * there).sum((2, 3)) / there.sum((2, 3)).clamp(min=1)
         return torch.where(torsions.real, total, 0.0)
+
+    @property
+    def orders(self) -> Tensor:
+        """(6,) 1 to 6."""
+        return torch.arange(1, HARMONICS + 1, device=self.atoms.weight.device)
 
 
 class TorsionDenoiser(nn.Module):

@@ -1,0 +1,454 @@
+"""`ImageDiffusion`: learn images on a grid; draw, complete and score them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from scidiffusion.conditions import ConditionCodec
+from scidiffusion.core import Denoiser, KeyedNoise, NetworkDenoiser, check_terminal, elbo
+from scidiffusion.core.schedules import check_steps
+from scidiffusion.errors import ConditionError
+from scidiffusion.estimator import (
+    GenerativeEstimator,
+    check_count,
+    check_positive,
+    check_seed,
+    resolve_device,
+    split_rows,
+)
+from scidiffusion.guidance import ClassifierFreeGuidance
+from scidiffusion.images.building import build_denoiser, build_objective
+from scidiffusion.images.codec import ImageCodec
+from scidiffusion.images.fitting import fit_conditions, training_config
+from scidiffusion.images.inpainting import Completion, known_cells
+from scidiffusion.persistence import SavedModel, check_version
+from scidiffusion.progress import sampling_progress
+from scidiffusion.samplers import Sampler, make_sampler, sample
+
+VERSION = 1
+"""Version of what `save` writes of the codec and the network."""
+SIZES = ("width", "multipliers", "blocks", "attention", "heads", "dropout")
+
+
+class ImageDiffusion(GenerativeEstimator):
+    """Learn the distribution of images, given conditions or not; see the package's modules.
+
+    Args:
+        dims: Dimensions of the grid; None: (N, L) are lines, (N, H, W) and (N, C, H, W) planes,
+            (N, C, D, H, W) volumes. (N, C, L) needs 1, (N, D, H, W) needs 3.
+        value_range: (low, high) that values must keep; None is the range of the training images,
+            which is recorded.
+        width: Channels of the network at full resolution.
+        multipliers: Channels of each level as a multiple of `width`, each level half the size of
+            the one before; None is (1, 2, ...) down to about 4 cells a side.
+        blocks: Residual blocks a level.
+        attention: Levels with self-attention, 0 the full resolution; None is the lowest.
+        heads: Heads of the attention.
+        dropout: Probability of dropping a feature in a block, in [0, 1).
+        parameterization: What the network predicts: "v", "eps" or "x0".
+        learned_variance: Learn the variance of the reverse steps too (Nichol & Dhariwal 2021),
+            which `score_samples` and the sampler "ancestral" use.
+        condition_dropout: Share of training images shown without their condition, in [0, 1);
+            unconditional samples and guidance need some.
+        missing_labels: "error", or "unlabelled": images without a condition (None or NaN in y)
+            are learned from without one.
+        max_steps: Training steps at most.
+        batch_size: Images a training step.
+        lr: Peak learning rate.
+        ema_decay: Decay of the average of the weights.
+        validation_fraction: Share of the images held out to choose the best weights, in [0, 0.5].
+        patience: Evaluations without improvement before training stops; None never stops.
+        budget: Training time at most: seconds or a text such as "2min"; None is no limit.
+        precision: "auto", "float32" or "bf16", of the training.
+        sampler: Name of the default sampler; see `scidiffusion.samplers.SAMPLERS`.
+        sample_steps: Number of sampling steps.
+        device: "auto", "cpu" or "cuda".
+        random_state: Seed of everything random; None takes a fresh one.
+        progress: Show progress bars.
+
+    Attributes:
+        seed_: The seed that was used.
+        codec_: Shape, dtype, range and scales of the images.
+        condition_codec_: Labels or scales of the conditions; None without.
+        denoiser_: The fitted denoiser, over scaled images.
+        training_: `scidiffusion.training.TrainResult` of the fit; not saved.
+
+    Example:
+        >>> from scidiffusion.images import load_digits
+        >>> X, y = load_digits()
+        >>> model = ImageDiffusion(width=8, max_steps=2, progress=False, random_state=0)
+        >>> model.fit(X, y).sample(3, conditions=7, steps=4).shape
+        (3, 1, 8, 8)
+    """
+
+    compute_block: ClassVar[int] = 32
+
+    def __init__(
+        self,
+        *,
+        dims: int | None = None,
+        value_range: Sequence[float] | None = None,
+        width: int = 32,
+        multipliers: Sequence[int] | None = None,
+        blocks: int = 2,
+        attention: Sequence[int] | None = None,
+        heads: int = 4,
+        dropout: float = 0.1,
+        parameterization: str = "v",
+        learned_variance: bool = False,
+        condition_dropout: float = 0.1,
+        missing_labels: str = "error",
+        max_steps: int = 10_000,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        ema_decay: float = 0.999,
+        validation_fraction: float = 0.1,
+        patience: int | None = 20,
+        budget: float | str | None = None,
+        precision: str = "auto",
+        sampler: str = "dpmpp_2m",
+        sample_steps: int = 25,
+        device: str = "auto",
+        random_state: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.dims = dims
+        self.value_range = value_range
+        self.width = width
+        self.multipliers = multipliers
+        self.blocks = blocks
+        self.attention = attention
+        self.heads = heads
+        self.dropout = dropout
+        self.parameterization = parameterization
+        self.learned_variance = learned_variance
+        self.condition_dropout = condition_dropout
+        self.missing_labels = missing_labels
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.lr = lr
+        self.ema_decay = ema_decay
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.budget = budget
+        self.precision = precision
+        self.sampler = sampler
+        self.sample_steps = sample_steps
+        self.device = device
+        self.random_state = random_state
+        self.progress = progress
+
+    # -- fitting ---------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Learn p(images), or p(images | y) where `y` is given.
+
+        Args:
+            X: Integers or floats, (N, C, ...) with the sizes of the grid last, or (N, ...) for
+                one channel (see `dims`); N >= 10. Integers come back as integers of their range.
+            y: (N,) labels (integers, strings, booleans), or (N,) or (N, k) floats.
+            checkpoint_dir: Folder for a checkpoint; None writes none.
+            resume: Go on from the checkpoint that is there.
+
+        Raises:
+            DataError: if X or y cannot be used; the message names the image.
+            ConfigError: if an option is out of range.
+        """
+        from scidiffusion.training import train
+
+        seed = check_seed(self.random_state)
+        training_config(self, 0, seed)  # options are checked before the images are looked at
+        codec, images = ImageCodec.fit(X, dims=self.dims, value_range=self.value_range)
+        kept, held = split_rows(len(images), self.validation_fraction, seed)
+        conditions = fit_conditions(y, len(images), self.missing_labels)
+        denoiser = self._build(codec, conditions, seed)
+        data = codec.encode(images)
+        cond = None if conditions is None else conditions.encode(y, len(data), absent=True)
+        check_terminal(denoiser.process, data)
+        self.training_ = train(
+            denoiser,
+            build_objective(denoiser, codec),
+            data[kept],
+            cond=None if cond is None else cond[kept],
+            validation=(data[held], None if cond is None else cond[held]) if len(held) else None,
+            config=training_config(self, len(held), seed),
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+        )
+        self.seed_, self._calls = seed, 0
+        self.codec_, self.condition_codec_ = codec, conditions
+        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
+        return self
+
+    def _build(
+        self, codec: ImageCodec, conditions: ConditionCodec | None, seed: int
+    ) -> NetworkDenoiser:
+        return build_denoiser(
+            codec,
+            conditions,
+            seed=seed,
+            parameterization=self.parameterization,
+            learned_variance=self.learned_variance,
+            sizes={name: getattr(self, name) for name in SIZES},
+        )
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        *,
+        conditions: Any = None,
+        guidance_scale: float = 1.0,
+        steps: int | None = None,
+        sampler: str | Sampler | None = None,
+        random_state: int | None = None,
+        clip: bool = False,
+        batch_size: int | None = None,
+        callback: Any = None,
+    ) -> NDArray[Any]:
+        """Draw new images.
+
+        Args:
+            n: Number of images, >= 0.
+            conditions: One for all images, or one an image, as given to `fit`; None draws from
+                all.
+            guidance_scale: 1 samples p(x | conditions), more exaggerates the condition at the
+                price of diversity, 0 ignores it.
+            steps: Number of steps, one network evaluation each (two under guidance); default
+                `sample_steps`.
+            sampler: Name or sampler; default the estimator's.
+            random_state: Seed; None continues the estimator's own stream, with new images each
+                call.
+            clip: Bring floats into the recorded range; integers always are.
+            batch_size: Images at once on a GPU; changes nothing but memory and speed.
+            callback: As of `scidiffusion.samplers.sample`, on scaled images.
+
+        Returns:
+            (n, ...) images of the shape and dtype of the training images.
+
+        Raises:
+            NotFittedError: before `fit`.
+            InputError: if n is negative.
+            ConditionError: if a condition cannot be used, or guidance has none.
+            ConfigError: if an option is out of range.
+        """
+        self._check_fitted()
+        n = check_count(n)
+        method, denoiser, cond = self._prepare(n, conditions, guidance_scale, sampler)
+        steps = check_steps(self.sample_steps if steps is None else steps)
+
+        def walk(like: Tensor, index: Tensor, part: Tensor | None, noise: KeyedNoise) -> Tensor:
+            drawn: Tensor = sample(
+                denoiser.process,
+                denoiser,
+                like,
+                sampler=method,
+                steps=steps,
+                noise=noise,
+                cond=part,
+                callback=callback,
+            )
+            return drawn
+
+        return self.codec_.decode(self._draw(n, cond, walk, random_state, batch_size), clip=clip)
+
+    def inpaint(
+        self,
+        X: ArrayLike,
+        mask: ArrayLike,
+        *,
+        conditions: Any = None,
+        guidance_scale: float = 1.0,
+        method: str = "repaint",
+        resamples: int = 10,
+        steps: int | None = None,
+        random_state: int | None = None,
+        clip: bool = False,
+        batch_size: int | None = None,
+    ) -> NDArray[Any]:
+        """Draw what is unknown of images, given what is known; see `images.inpainting`.
+
+        Args:
+            X: (N, ...) images of the training images' shape; unknown values may be NaN.
+            mask: Bool, True where a value is known: of X's shape, or of one image, or of its grid.
+            conditions: As of `sample`.
+            guidance_scale: As of `sample`.
+            method: "repaint", replacement with resampling; "reconstruction", guidance by the
+                error of the known values: a rougher answer in a third of the time.
+            resamples: Passes at each step of "repaint"; 1 is plain replacement.
+            steps: Number of steps; default `sample_steps`.
+            random_state: As of `sample`.
+            clip: As of `sample`.
+            batch_size: As of `sample`.
+
+        Returns:
+            X with the unknown values drawn; what is known is unchanged.
+
+        Raises:
+            NotFittedError: before `fit`.
+            DataError: if the images are not of the model's shape, or the mask does not fit them.
+            ConditionError: as of `sample`.
+            ConfigError: if an option is out of range.
+        """
+        self._check_fitted()
+        images, known = known_cells(X, mask, self.codec_)
+        data = self.codec_.encode(images, known=known)
+        n = len(data)
+        completion = Completion(
+            data, torch.from_numpy(known.reshape(data.shape).copy()), method, resamples
+        )
+        _, denoiser, cond = self._prepare(n, conditions, guidance_scale, None)
+        steps = check_steps(self.sample_steps if steps is None else steps)
+
+        def walk(like: Tensor, index: Tensor, part: Tensor | None, noise: KeyedNoise) -> Tensor:
+            return completion.draw(denoiser, like, index, steps, noise, part)
+
+        drawn = self.codec_.decode(self._draw(n, cond, walk, random_state, batch_size), clip=clip)
+        return np.where(known, images, drawn).astype(drawn.dtype)
+
+    def score_samples(
+        self, X: ArrayLike, *, conditions: Any = None, steps: int = 100, draws: int = 1
+    ) -> NDArray[np.float64]:
+        """Return a lower bound of the log-likelihood of images, in nats: the ELBO.
+
+        Of floats a log-density in their own units; of integers a log-probability (Ho et al. 2020,
+        eq. 13), so that -value / (values log 2) is at least the bits a value.
+
+        Args:
+            X: (N, ...) images.
+            conditions: As of `sample`.
+            steps: Steps of the chain, spread over the log-SNR; more give a better bound.
+            draws: Draws to average over, with the noise of a fixed seed.
+
+        Returns:
+            (N,) array.
+        """
+        self._check_fitted()
+        device = resolve_device(self.device)
+        data = self.codec_.encode(X)
+        n, block = len(data), self.compute_block
+        cond = self._conditions(conditions, n)
+        grid = self.denoiser_.process.schedule.grid(check_steps(steps))
+        noise, parts = KeyedNoise(self.seed_), []
+        for start in range(0, n, block):
+            # Whole blocks, as in drawing: a bound does not depend on the rows beside it.
+            index = torch.arange(start, start + block).clamp(max=n - 1)
+            part = None if cond is None else cond[index].to(device)
+            bound = elbo(
+                self.denoiser_,
+                data[index].to(device),
+                grid=grid,
+                noise=noise.rows(start),
+                cond=part,
+                draws=draws,
+            )
+            parts.append(bound.total.double().cpu().numpy())
+        total: NDArray[np.float64] = np.concatenate([*parts, np.empty(0)])[:n]
+        return total - self.codec_.log_volume
+
+    def score(self, X: ArrayLike, y: Any = None) -> float:
+        """Mean of `score_samples` of X (given y), as scikit-learn's density estimators."""
+        return float(self.score_samples(X, conditions=y).mean())
+
+    def _prepare(
+        self, n: int, conditions: Any, guidance_scale: float, sampler: str | Sampler | None
+    ) -> tuple[Sampler, Denoiser, Tensor | None]:
+        """Check what a draw is asked for: (sampler, guided denoiser, encoded conditions)."""
+        method = make_sampler(sampler or self.sampler)
+        cond = self._conditions(conditions, n)
+        denoiser: Any = self.denoiser_
+        method.check(denoiser.process)
+        if guidance_scale != 1:
+            if conditions is None:
+                raise ConditionError(
+                    "guidance_scale needs conditions=... to guide towards"
+                    if self.condition_codec_ is not None
+                    else "guidance_scale needs a conditional model; this one was fitted without "
+                    "y, call fit(X, y)"
+                )
+            if self.condition_dropout == 0:
+                raise ConditionError(
+                    "guidance_scale needs an unconditional model to start from, which "
+                    "condition_dropout=0 did not train; fit with condition_dropout=0.1"
+                )
+            denoiser = ClassifierFreeGuidance(denoiser, guidance_scale)
+        return method, denoiser, cond
+
+    def _conditions(self, conditions: Any, n: int) -> Tensor | None:
+        if self.condition_codec_ is None:
+            if conditions is not None:
+                raise ConditionError(
+                    "this model was fitted without conditions; call fit(X, y) to learn p(x | y)"
+                )
+            return None
+        if conditions is None and self.condition_dropout == 0:
+            raise ConditionError(
+                "conditions are needed: condition_dropout=0 did not train an unconditional model"
+            )
+        return self.condition_codec_.encode(conditions, n)
+
+    def _draw(
+        self,
+        n: int,
+        cond: Tensor | None,
+        walk: Callable[[Tensor, Tensor, Tensor | None, KeyedNoise], Tensor],
+        random_state: int | None,
+        batch_size: int | None,
+    ) -> Tensor:
+        """Draw scaled images in blocks: walk(like, index of the rows, their condition, noise)."""
+        batch_size = check_positive(batch_size, "batch_size")
+        device = resolve_device(self.device)
+        noise = KeyedNoise(self._next_seed(random_state))
+
+        def draw(start: int, rows: int) -> Tensor:
+            index = torch.arange(start, start + rows).clamp(max=n - 1)
+            part = None if cond is None else cond[index].to(device)
+            like = torch.empty(rows, *self.codec_.shape, device=device)
+            return walk(like, index, part, noise.rows(start)).cpu()
+
+        if n == 0:
+            return torch.empty(0, *self.codec_.shape)
+        with sampling_progress(n, enabled=self.progress, unit="images") as progress:
+            drawn: Tensor = self._blocks(
+                draw, n, device=device, batch_size=batch_size, progress=progress
+            )
+        return drawn
+
+    # -- persistence -----------------------------------------------------------------------------
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
+        conditions = self.condition_codec_
+        codec = {
+            "version": VERSION,
+            "images": self.codec_.to_dict(),
+            "conditions": None if conditions is None else conditions.to_dict(),
+        }
+        return {"seed": self.seed_}, dict(self.denoiser_.state_dict()), {"codec.json": codec}
+
+    def _restore(self, saved: SavedModel) -> None:
+        record = saved.extra["codec.json"]
+        check_version(record, VERSION, "the codec of images")
+        self.codec_ = ImageCodec.from_dict(record["images"])
+        conditions = record["conditions"]
+        self.condition_codec_ = (
+            None if conditions is None else ConditionCodec.from_dict(conditions)
+        )
+        denoiser = self._build(self.codec_, self.condition_codec_, 0)
+        denoiser.load_state_dict(saved.tensors)
+        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
+        self.seed_, self._calls = int(saved.config["seed"]), 0
