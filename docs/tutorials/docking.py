@@ -132,11 +132,11 @@ panels[2].set(xlabel="torsion / radians")
 fig.tight_layout()
 
 # %% [markdown]
-# Populations, tilts and torsions come out right, although the network has seen poses only and never
-# the energy. The mean energy is the strictest figure: each of eight degrees of freedom that is
-# blurred a little adds to it, and the excess, a kT or so of the seventeen that the walk takes away,
-# is what a few seconds of training leave. On real receptors nobody knows the law; that is why such
-# a check belongs to a toy.
+# Populations, tilts and torsions come out nearly right, although the network has seen poses only and
+# never the energy. The mean energy is the strictest figure: each of seven degrees of freedom that is
+# blurred adds to it, and the excess of a kT or so, of the thirty-seven that the walk takes away, is
+# what a few seconds of training leave. On real receptors nobody knows the law; that is why such a
+# check belongs to a toy.
 
 # %%
 law, ours, prior = (figures[name] for name in sets)
@@ -145,6 +145,7 @@ assert abs(float(torch.trapezoid(density, angle)) - 1) < 1e-6
 assert abs(law["first pocket"] - float(docking.populations[0])) < 0.05
 assert abs(ours["first pocket"] - float(docking.populations[0])) < 0.08
 assert abs(ours["mean tilt"] - law["mean tilt"]) < 0.15 < prior["mean tilt"] - law["mean tilt"]
-assert abs(ours["mean cosine"] - law["mean cosine"]) < 0.15
+assert abs(ours["mean cosine"] - law["mean cosine"]) < 0.12
+assert abs(prior["mean cosine"]) < 0.1 < 0.25 < ours["mean cosine"]
 assert ours["mean energy"] - law["mean energy"] < 2.5 < prior["mean energy"] - law["mean energy"]
 assert ours["below 10 kT"] > 0.8 > 0.2 > prior["below 10 kT"]

@@ -60,7 +60,7 @@ def ligand_atoms(torsion: Tensor) -> Tensor:
     return atoms - atoms.mean(-2, keepdim=True)
 
 
-def rotation_grid(nodes: int = 20) -> tuple[Tensor, Tensor]:
+def rotation_grid(nodes: int = 24) -> tuple[Tensor, Tensor]:
     """Rotations and weights that integrate over the normalised Haar measure.
 
     Trapezoidal in two Euler angles, Gauss-Legendre in the cosine of the third: exact for matrix
@@ -118,7 +118,7 @@ class SpringDocking:
     """
 
     pockets: tuple[Pocket, ...] = POCKETS
-    stiffness: float = 1.0
+    stiffness: float = 2.0
 
     def __post_init__(self) -> None:
         if not self.pockets or not self.stiffness > 0:
