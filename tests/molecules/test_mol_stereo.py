@@ -12,7 +12,7 @@ from rdkit.Chem import rdDistGeom
 
 from scidiffusion.errors import ConfigError, DataError, ScidiffusionWarning
 from scidiffusion.molecules.chem.figures import heavy_graph
-from scidiffusion.molecules.chem.handedness import stereo_kept
+from scidiffusion.molecules.chem.handedness import FLAT_VOLUME, asked_centres, stereo_kept
 from scidiffusion.molecules.chem.smiles import read_smiles
 from scidiffusion.molecules.chem.stereo import (
     enumerate_stereo,
@@ -275,3 +275,26 @@ def test_impossible_combinations_are_an_error():
     assert "3D geometry (tetrahedral centre C1)" in message
     (texts,) = [one for one in outcomes if isinstance(one, list)]
     assert [text[:21] for text in texts] == ["tetrahedral centre C1"]
+
+
+def test_a_centre_pushed_through_one_of_its_faces_is_not_kept():
+    mol = embedded(read_smiles("C[C@H](F)Cl"), 1)
+    assert stereo_kept(mol).all()
+    (centre, *last), sign = asked_centres(mol)[0][0], asked_centres(mol)[1][0]
+    around = [one.GetIdx() for one in mol.GetAtomWithIdx(centre).GetNeighbors()]
+    place = mol.GetConformer().GetPositions()
+    pushed = []
+    for left_out in around:
+        a, b, c = (place[atom] for atom in around if atom != left_out)
+        normal = np.cross(b - a, c - a)
+        normal /= np.linalg.norm(normal)
+        beyond = place.copy()
+        # As far behind the face as it was before it.
+        beyond[centre] -= 1.6 * ((place[centre] - a) @ normal) * normal
+        pushed.append(beyond)
+    made = with_places(mol, pushed)
+    arms = np.stack(pushed)[:, last] - np.stack(pushed)[:, [centre]]
+    seen = np.linalg.det(arms / np.linalg.norm(arms, axis=-1, keepdims=True)) * sign
+    # From one side alone most of these look right.
+    assert (seen > FLAT_VOLUME).sum() == 3
+    assert not stereo_kept(made).any()

@@ -52,6 +52,10 @@ def stereo_kept(mol: Chem.Mol, conf_ids: Sequence[int] | None = None) -> Flags:
     if centres:
         volume = _volumes(places, np.array(centres))
         kept &= (volume * np.array(signs) > FLAT_VOLUME).all(1)
+        others, turns = _other_triples(mol, centres, signs)
+        # A centre pressed flat may look right from one side and wrong from another.
+        if others:
+            kept &= (_volumes(places, np.array(others)) * np.array(turns) > 0).all(1)
     if bonds:
         kept &= (_cosines(places, np.array(bonds)) * np.array(cosines) > 0).all(1)
     # One element alone cannot be swapped with another.
@@ -78,6 +82,22 @@ def asked_centres(mol: Chem.Mol) -> tuple[list[tuple[int, int, int, int]], list[
             centres.append((atom.GetIdx(), *around[-3:]))
             signs.append(1.0 if (tag == CCW) == (len(around) == 3) else -1.0)
     return centres, signs
+
+
+def _other_triples(
+    mol: Chem.Mol, centres: list[tuple[int, int, int, int]], signs: list[float]
+) -> tuple[list[tuple[int, int, int, int]], list[float]]:
+    """The other triples of the neighbours of centres that have four, and their signs."""
+    others, turns = [], []
+    for (centre, *last), sign in zip(centres, signs, strict=True):
+        around = [one.GetIdx() for one in mol.GetAtomWithIdx(centre).GetNeighbors()]
+        if len(around) == 4:
+            first = around[0]
+            for place, turn in enumerate((-sign, sign, -sign)):
+                rest = [atom for index, atom in enumerate(last) if index != place]
+                others.append((centre, first, *rest))
+                turns.append(turn)
+    return others, turns
 
 
 def asked_bonds(mol: Chem.Mol) -> tuple[list[tuple[int, int, int, int]], list[float]]:
