@@ -11,7 +11,17 @@ import pytest
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 SCRIPTS = sorted(TUTORIALS.glob("*.py"))
-SLOW = {"docking", "frames", "images", "latent", "new_domain", "rotations", "shapes", "variances"}
+SLOW = {
+    "docking",
+    "frames",
+    "images",
+    "latent",
+    "new_domain",
+    "rotations",
+    "shapes",
+    "superresolution",
+    "variances",
+}
 """Pages that train for ten seconds or more; `make docs` runs them too."""
 
 
