@@ -11,7 +11,7 @@ import pytest
 
 from scidiffusion import TabularDiffusion
 from scidiffusion.errors import ConditionError, ConfigError, ModelFileError
-from scidiffusion.estimator import _json_params
+from scidiffusion.estimator import json_params
 from scidiffusion.training import DPBudget
 
 
@@ -92,7 +92,7 @@ def test_a_weight_that_is_no_number(model) -> None:
 )
 def test_what_is_public_is_saved_as_text_that_says_the_same(public) -> None:
     """A private fit must not turn out impossible to save when its budget is spent."""
-    saved = json.loads(json.dumps(_json_params({"public": public})))["public"]
+    saved = json.loads(json.dumps(json_params({"public": public})))["public"]
     for name, ends in public.items():
         kind = {"day": pd.Timestamp, "wait": pd.Timedelta}.get(name, lambda value: value)
         assert [kind(end) for end in saved[name]] == [kind(end) for end in ends]

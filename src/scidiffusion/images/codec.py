@@ -32,8 +32,10 @@ class ImageCodec:
         shape: Channels and sizes of the grid, (C, ...).
         channel_axis: Whether arrays have an axis of channels.
         dtype: Name of the arrays' NumPy dtype.
-        low, high: The range: that which was declared, or of the training images.
-        shift, scale: Of each channel: x = (value - shift) / scale.
+        low: Least value of the range: that which was declared, or of the training images.
+        high: Greatest value of the range.
+        shift: Of each channel: x = (value - shift) / scale.
+        scale: Of each channel.
     """
 
     shape: tuple[int, ...]
