@@ -13,30 +13,19 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.estimator import (
-    GenerativeEstimator,
-    check_seed,
-    resolve_device,
-    split_rows,
-)
-from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
-from scidiffusion.molecules.conformer.conversion import usable_pairs
+from scidiffusion.errors import ConfigError
+from scidiffusion.molecules.conformer.bank import ConformerBank
 from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser
 from scidiffusion.molecules.conformer.generate import Request, generate
+from scidiffusion.molecules.conformer.learning import EnsembleEstimator
 from scidiffusion.molecules.conformer.network import ConformerNetwork, NetworkSize
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
-from scidiffusion.molecules.fitting import train_bundles, training_config
-from scidiffusion.persistence import SavedModel, check_version
 
 if TYPE_CHECKING:
     from scidiffusion.molecules.torsional.estimator import TorsionDiffusion
 
-VERSION = 1
-"""Version of what `save` writes of the network and its features."""
 
-
-class ConformerDiffusion(GenerativeEstimator):
+class ConformerDiffusion(EnsembleEstimator):
     """Learn to make conformers; see the module.
 
     Args:
@@ -134,44 +123,17 @@ class ConformerDiffusion(GenerativeEstimator):
         """
         from scidiffusion.molecules.conformer.objective import ConformerLoss
 
-        seed = check_seed(self.random_state)
-        config = training_config(
-            self,
-            seed,
-            decay_start=0.3,
-            validate_every=max(1, min(500, self.max_steps // 4)),
-            validation_draws=50,
-        )
-        molecules = [BankMolecule.of(one) for one in usable_pairs(X)]
-        if len(molecules) < 10:
-            raise DataError(
-                f"{len(molecules)} of {len(X)} molecules have conformers to learn from; fitting "
-                "needs 10, better hundreds"
-            )
-        bank = ConformerBank(molecules, pairs=self.bundle_pairs)
-        kept, held = split_rows(len(bank), self.validation_fraction, seed)
-        denoiser = self._build(seed)
-        if start is not None:
-            start._check_fitted()
-            if denoiser.network.size != start.denoiser_.network.size:
-                raise ConfigError(
-                    f"start has a network of {start.denoiser_.network.size}, which is not that "
-                    f"of this estimator, {denoiser.network.size}"
-                )
-            denoiser.load_state_dict(start.denoiser_.state_dict())
-        objective = ConformerLoss(bank, kept, held, sigma_start=self.sigma_start)
-        self.training_ = train_bundles(
-            denoiser,
-            objective,
-            len(kept),
-            len(held),
-            config,
+        def loss(bank: ConformerBank, kept: Tensor, held: Tensor) -> ConformerLoss:
+            return ConformerLoss(bank, kept, held, sigma_start=self.sigma_start)
+
+        return self._learn(
+            X,
+            loss,
+            having="conformers to learn from",
             checkpoint_dir=checkpoint_dir,
             resume=resume,
+            start=start,
         )
-        self.seed_, self._calls = seed, 0
-        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
-        return self
 
     def _build(self, seed: int) -> ConformerDenoiser:
         if self.network not in ("pairs", "e3nn"):
@@ -293,17 +255,3 @@ class ConformerDiffusion(GenerativeEstimator):
             allow_fragments=allow_fragments,
         )
         return generate(self.denoiser_, molecule, request, sigma_start=self.sigma_start)
-
-    # -- persistence -----------------------------------------------------------------------------
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
-        codec = {"version": VERSION, "seed": self.seed_}
-        return {}, dict(self.denoiser_.state_dict()), {"codec.json": codec}
-
-    def _restore(self, saved: SavedModel) -> None:
-        codec = saved.extra["codec.json"]
-        check_version(codec, VERSION, "the network")
-        denoiser = self._build(0)
-        denoiser.load_state_dict({name: value.float() for name, value in saved.tensors.items()})
-        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
-        self.seed_, self._calls = codec["seed"], 0

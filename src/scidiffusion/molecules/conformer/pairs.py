@@ -65,7 +65,7 @@ def load_ensembles(path: str | os.PathLike[str]) -> list[ConformerPairs]:
     """Read the pairs of a shard folder.
 
     Args:
-        path: The folder, as `tools/make_ensembles.py` or `pairs_from_sdf` leave it.
+        path: The folder, as `tools/make_ensembles.py` leaves it.
 
     Returns:
         One `ConformerPairs` a molecule, in the order of the files' names.
@@ -78,7 +78,7 @@ def load_ensembles(path: str | os.PathLike[str]) -> list[ConformerPairs]:
     if not files:
         raise DataError(
             f"{folder} holds no shards (*.npz) of conformer pairs; make some with "
-            "tools/make_ensembles.py or pairs_from_sdf"
+            "tools/make_ensembles.py, or read minima of your own with read_ensembles"
         )
     return [pairs for file in files for pairs in read_shard(file)]
 

@@ -12,39 +12,26 @@ from typing import Any, Self
 
 import torch
 from rdkit import Chem
-from torch import Tensor
 
 from scidiffusion.core.rng import KeyedNoise
-from scidiffusion.errors import DataError
-from scidiffusion.estimator import (
-    GenerativeEstimator,
-    check_count,
-    check_seed,
-    resolve_device,
-    split_rows,
-)
+from scidiffusion.estimator import check_count
 from scidiffusion.molecules.chem.embedding import embed, relax_mmff
 from scidiffusion.molecules.chem.ensembles import with_places
 from scidiffusion.molecules.chem.figures import positions
 from scidiffusion.molecules.chem.smiles import as_molecule
 from scidiffusion.molecules.chem.stereo import fix_stereo
-from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
-from scidiffusion.molecules.conformer.conversion import usable_pairs
+from scidiffusion.molecules.conformer.learning import EnsembleEstimator
 from scidiffusion.molecules.conformer.network import NetworkSize
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
-from scidiffusion.molecules.fitting import train_bundles, training_config
 from scidiffusion.molecules.torsional.denoiser import TorsionDenoiser, TorsionNetwork
 from scidiffusion.molecules.torsional.starts import STEPS, draw_torsions
-from scidiffusion.persistence import SavedModel, check_version
 
-VERSION = 1
-"""Version of what `save` writes of the network and its features."""
 RELAX_STEPS = 400
 SHARE = 4
 """One embedding is made for so many conformers."""
 
 
-class TorsionDiffusion(GenerativeEstimator):
+class TorsionDiffusion(EnsembleEstimator):
     """Learn the law of torsions; see the module.
 
     Args:
@@ -130,36 +117,14 @@ class TorsionDiffusion(GenerativeEstimator):
         """
         from scidiffusion.molecules.torsional.objective import TorsionLoss
 
-        seed = check_seed(self.random_state)
-        config = training_config(
-            self,
-            seed,
-            decay_start=0.3,
-            validate_every=max(1, min(500, self.max_steps // 4)),
-            validation_draws=50,
-        )
-        molecules = [BankMolecule.of(one) for one in usable_pairs(X)]
-        molecules = [molecule for molecule in molecules if len(molecule.torsions)]
-        if len(molecules) < 10:
-            raise DataError(
-                f"{len(molecules)} of {len(X)} molecules have conformers and turnable bonds; "
-                "fitting needs 10, better hundreds"
-            )
-        bank = ConformerBank(molecules, pairs=self.bundle_pairs)
-        kept, held = split_rows(len(bank), self.validation_fraction, seed)
-        denoiser = self._build(seed)
-        self.training_ = train_bundles(
-            denoiser,
-            TorsionLoss(bank, kept, held),
-            len(kept),
-            len(held),
-            config,
+        return self._learn(
+            X,
+            TorsionLoss,
+            having="conformers and turnable bonds",
+            usable=lambda molecule: len(molecule.torsions) > 0,
             checkpoint_dir=checkpoint_dir,
             resume=resume,
         )
-        self.seed_, self._calls = seed, 0
-        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
-        return self
 
     def _build(self, seed: int) -> TorsionDenoiser:
         size = NetworkSize(self.width, self.pair_width, self.vectors, self.layers)
@@ -224,17 +189,3 @@ class TorsionDiffusion(GenerativeEstimator):
             self.denoiser_, mol, positions(templates), n, noise=noise, steps=steps
         )
         return with_places(mol, drawn)
-
-    # -- persistence -----------------------------------------------------------------------------
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
-        codec = {"version": VERSION, "seed": self.seed_}
-        return {}, dict(self.denoiser_.state_dict()), {"codec.json": codec}
-
-    def _restore(self, saved: SavedModel) -> None:
-        codec = saved.extra["codec.json"]
-        check_version(codec, VERSION, "the network")
-        denoiser = self._build(0)
-        denoiser.load_state_dict({name: value.float() for name, value in saved.tensors.items()})
-        self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
-        self.seed_, self._calls = codec["seed"], 0
