@@ -316,7 +316,7 @@ class MoleculeDiffusion(GenerativeEstimator):
             sampler,
             float(temperature),
             float(guidance_scale),
-            None if scaffold is None else self._scaffold(scaffold),
+            None if scaffold is None else Scaffold.of(scaffold, self.elements_),
         )
         plan = self.population_.plan(
             int(n), conditions, np.random.default_rng([walk.seed, 0]), core
@@ -360,19 +360,6 @@ class MoleculeDiffusion(GenerativeEstimator):
             raise ConfigError(
                 "guidance needs a model fitted with condition_dropout above 0, such as 0.1"
             )
-
-    def _scaffold(self, scaffold: Chem.Mol) -> Scaffold:
-        if not scaffold.GetNumConformers():
-            raise ConfigError("the scaffold has no coordinates; give a molecule with a conformer")
-        places = scaffold.GetConformer().GetPositions()
-        if len(places) < 1 or not np.isfinite(places).all():
-            raise ConfigError("the scaffold has no atoms, or a position that is not finite")
-        numbers = np.array([atom.GetAtomicNum() for atom in scaffold.GetAtoms()])
-        device = next(self.denoiser_.parameters()).device
-        return Scaffold(
-            torch.from_numpy(np.searchsorted(self.elements_, numbers)).to(device),
-            torch.from_numpy(places).to(device, torch.float32),
-        )
 
     def _molecules(
         self, states: list[tuple[np.ndarray, np.ndarray]], scaffold: Chem.Mol | None

@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from rdkit import Chem
 from torch import Tensor
 
 from scidiffusion.core.denoiser import Denoiser
@@ -117,6 +118,26 @@ class Scaffold:
 
     types: Tensor
     positions: Tensor
+
+    @classmethod
+    def of(cls, mol: Chem.Mol, elements: np.ndarray) -> Self:
+        """Read a molecule with one conformer; `elements` are the rising numbers of the types.
+
+        Raises:
+            ConfigError: if it has no usable coordinates.
+        """
+        if not mol.GetNumConformers():
+            raise ConfigError("the scaffold has no coordinates; give a molecule with a conformer")
+        places = mol.GetConformer().GetPositions()
+        if len(places) < 1 or not np.isfinite(places).all():
+            raise ConfigError("the scaffold has no atoms, or a position that is not finite")
+        numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+        types = torch.from_numpy(np.searchsorted(elements, numbers))
+        return cls(types, torch.from_numpy(places).float())
+
+    def to(self, device: torch.device) -> Self:
+        """Move to a device."""
+        return type(self)(self.types.to(device), self.positions.to(device))
 
     def lay(self, x0: Tensor) -> Tensor:
         """Return its positions laid onto those of the first atoms of x0, (B, S, 3)."""
@@ -250,7 +271,7 @@ def _batch(
     if walk.guidance_scale != 1:
         guided = ClassifierFreeGuidance(bound, walk.guidance_scale, kept=("composition",))
     if walk.scaffold is not None:
-        guided = Scaffolded(guided, walk.scaffold, bound)
+        guided = Scaffolded(guided, walk.scaffold.to(device), bound)
     process: Any = bound.process
     like = bound.clean(
         torch.zeros(len(batch), size, 3, device=device),
