@@ -10,12 +10,9 @@ floor row says how far as many exact draws are from the mixture.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
+from _measuring import measured
 
 from scidiffusion.core import GaussianProcess, KeyedNoise, LinearVP
 from scidiffusion.samplers import (
@@ -87,18 +84,5 @@ def render(table: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, write JSON and the table beside it, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/samplers.json"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    table = measure()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(table, indent=2) + "\n")
-    arguments.out.with_suffix(".md").write_text(render(table) + "\n")
-    print(render(table))
-
-
 if __name__ == "__main__":
-    main()
+    measured(__file__, __doc__ or "", measure, render)

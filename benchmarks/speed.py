@@ -9,14 +9,12 @@ of sampling steps, mean of three draws. Seconds are CPU seconds of one thread.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _measuring import measured
 
 from scidiffusion.core import GaussianProcess, KeyedNoise, LinearVP
 from scidiffusion.testing import GaussianMixtureOracle
@@ -81,18 +79,5 @@ def render(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, write JSON and the table beside it, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    found = measure()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(found, indent=2) + "\n")
-    arguments.out.with_suffix(".md").write_text(render(found) + "\n")
-    print(render(found))
-
-
 if __name__ == "__main__":
-    main()
+    measured(__file__, __doc__ or "", measure, render)
