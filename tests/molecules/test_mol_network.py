@@ -35,17 +35,6 @@ def network(seed: int = 0) -> ConformerNetwork:
     return made.double()
 
 
-def widened(graph: MolGraph) -> MolGraph:
-    return MolGraph(
-        graph.atoms.double(),
-        graph.pairs.double(),
-        graph.mask,
-        graph.hops.double(),
-        graph.neighbours,
-        graph.chiral,
-    )
-
-
 def rotation(seed: int) -> torch.Tensor:
     torch.manual_seed(seed)
     turned, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
@@ -55,7 +44,7 @@ def rotation(seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("smiles", ["C[C@H](N)C(=O)O", "F/C=C/CO", "c1ccccc1"])
 def test_rotations_and_translations_pass_through(smiles):
     mol, z = molecule(smiles)
-    graph, net, turn = widened(MolGraph.of(mol)), network(), rotation(3)
+    graph, net, turn = MolGraph.of(mol).double(), network(), rotation(3)
     sigma = torch.tensor([0.02, 0.3, 5.0], dtype=torch.float64)
     there = net(z, sigma, graph)
     assert there.abs().mean() > 1e-3
@@ -76,7 +65,7 @@ def test_single_precision_is_equivariant_to_1e_5():
 
 def test_mirror_images_differ():
     mol, z = molecule("CC(=O)N")
-    graph, net = widened(MolGraph.of(mol)), network()
+    graph, net = MolGraph.of(mol).double(), network()
     mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
     sigma = torch.full((3,), 0.1, dtype=torch.float64)
     there = net(z, sigma, graph)
@@ -89,14 +78,14 @@ def test_numbering_does_not_matter():
     renumbered = Chem.RenumberAtoms(mol, order.tolist())
     net = network()
     sigma = torch.full((3,), 0.1, dtype=torch.float64)
-    there = net(z, sigma, widened(MolGraph.of(mol)))
-    other = net(z[:, order], sigma, widened(MolGraph.of(renumbered)))
+    there = net(z, sigma, MolGraph.of(mol).double())
+    other = net(z[:, order], sigma, MolGraph.of(renumbered).double())
     torch.testing.assert_close(other, there[:, order], atol=1e-9, rtol=0)
 
 
 def test_padding_and_company_change_nothing():
     mols = [molecule("CCO"), molecule("C[C@H](N)C(=O)O")]
-    graphs = [widened(MolGraph.of(mol)) for mol, _ in mols]
+    graphs = [MolGraph.of(mol).double() for mol, _ in mols]
     together = MolGraph.batch(graphs)
     size = together.size
     z = torch.zeros(2, size, 3, dtype=torch.float64)
@@ -117,7 +106,7 @@ def test_padding_and_company_change_nothing():
 )
 def test_signed_volumes_are_positive_as_asked_and_negative_in_the_mirror(smiles):
     mol, z = molecule(smiles)
-    graph = widened(MolGraph.of(mol))
+    graph = MolGraph.of(mol).double()
     assert graph.chiral.any()
     volume = signed_volume(z, graph)[:, graph.chiral[0]]
     assert (volume > 0.3).all()

@@ -28,17 +28,6 @@ def molecule(smiles: str, n: int = 3) -> tuple[Chem.Mol, torch.Tensor]:
     return mol, places - places.mean(1, keepdim=True)
 
 
-def widened(graph: MolGraph) -> MolGraph:
-    return MolGraph(
-        graph.atoms.double(),
-        graph.pairs.double(),
-        graph.mask,
-        graph.hops.double(),
-        graph.neighbours,
-        graph.chiral,
-    )
-
-
 @pytest.fixture(scope="module")
 def network() -> TensorNetwork:
     torch.manual_seed(0)
@@ -61,7 +50,7 @@ MIRROR = torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
 
 def test_rotations_and_translations_pass_through(network):
     mol, z = molecule("C[C@H](N)C(=O)O")
-    graph = widened(MolGraph.of(mol))
+    graph = MolGraph.of(mol).double()
     turn, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
     turn = turn * torch.linalg.det(turn)
     there = network(z, SIGMA, graph)
@@ -73,12 +62,12 @@ def test_rotations_and_translations_pass_through(network):
 
 def test_mirror_images_differ_by_their_centres_alone(network):
     flat, z = molecule("CC(=O)NCCO")
-    graph = widened(MolGraph.of(flat))
+    graph = MolGraph.of(flat).double()
     torch.testing.assert_close(
         network(z * MIRROR, SIGMA, graph), network(z, SIGMA, graph) * MIRROR, atol=1e-8, rtol=0
     )
     handed, z = molecule("C[C@H](N)C(=O)O")
-    graph = widened(MolGraph.of(handed))
+    graph = MolGraph.of(handed).double()
     there, mirrored = network(z, SIGMA, graph) * MIRROR, network(z * MIRROR, SIGMA, graph)
     assert (mirrored - there).abs().max() > 1e-4
     # The mirror image of a molecule is the molecule with its centres exchanged.
@@ -88,11 +77,11 @@ def test_mirror_images_differ_by_their_centres_alone(network):
 
 def test_padding_changes_nothing(network):
     (first, a), (second, b) = molecule("CCO", 1), molecule("CC(=O)NCCO", 1)
-    both = widened(MolGraph.batch([MolGraph.of(first), MolGraph.of(second)]))
+    both = MolGraph.batch([MolGraph.of(first), MolGraph.of(second)]).double()
     z = torch.zeros(2, both.size, 3, dtype=torch.float64)
     z[0, : a.shape[1]], z[1] = a[0], b[0]
     padded = network(z, SIGMA[:2], both)
-    alone = network(a, SIGMA[:1], widened(MolGraph.of(first)))
+    alone = network(a, SIGMA[:1], MolGraph.of(first).double())
     torch.testing.assert_close(padded[0, : a.shape[1]], alone[0], atol=1e-10, rtol=0)
     assert not padded[0, a.shape[1] :].any()
 

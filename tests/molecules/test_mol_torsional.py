@@ -112,20 +112,9 @@ def network() -> TorsionNetwork:
     return made.double()
 
 
-def widened(graph: MolGraph) -> MolGraph:
-    return MolGraph(
-        graph.atoms.double(),
-        graph.pairs.double(),
-        graph.mask,
-        graph.hops.double(),
-        graph.neighbours,
-        graph.chiral,
-    )
-
-
 def test_scores_stay_the_same_when_the_molecule_is_turned():
     mol, places = molecule(DRUG)
-    torsions, graph, net = Torsions.of(mol), widened(MolGraph.of(mol)), network()
+    torsions, graph, net = Torsions.of(mol), MolGraph.of(mol).double(), network()
     std = torch.tensor([0.1, 0.7, 3.0], dtype=torch.float64)
     there = net(places, std, graph, torsions)
     assert there.abs().mean() > 1e-2
@@ -139,7 +128,7 @@ def test_scores_stay_the_same_when_the_molecule_is_turned():
 
 def test_it_does_not_matter_from_which_end_a_bond_is_looked_at():
     mol, places = molecule(DRUG)
-    torsions, graph, net = Torsions.of(mol), widened(MolGraph.of(mol)), network()
+    torsions, graph, net = Torsions.of(mol), MolGraph.of(mol).double(), network()
     reverse = Torsions(
         torsions.ends.flip(-1), torsions.sides.flip(2), torsions.there.flip(2), torsions.moved
     )
@@ -154,7 +143,7 @@ def test_a_template_takes_the_angles_it_is_given():
     mol, places = molecule(DRUG)
     torsions = Torsions.of(mol)
     angles = wrap(6 * torch.rand(3, len(torsions), dtype=torch.float64))
-    made = Template(widened(MolGraph.of(mol)), torsions, places).at(angles)
+    made = Template(MolGraph.of(mol).double(), torsions, places).at(angles)
     torch.testing.assert_close(wrap(torsions.angles(made) - angles), torch.zeros_like(angles))
     torch.testing.assert_close(made.mean(1), torch.zeros(3, 3, dtype=torch.float64))
 

@@ -99,6 +99,11 @@ class MolGraph:
         """Move to a device."""
         return type(self)(*(getattr(self, name).to(device) for name in _AXES))
 
+    def double(self) -> Self:
+        """In double precision, for networks that are."""
+        wide = {name: getattr(self, name).double() for name in ("atoms", "pairs", "hops")}
+        return replace(self, **wide)
+
 
 _AXES = {"atoms": 1, "pairs": 2, "mask": 1, "hops": 2, "neighbours": 1, "chiral": 1}
 """Field -> number of axes over atoms, after that over molecules."""
