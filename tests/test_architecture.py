@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": LEAVES | {"core"} | _PARTS,
     "metrics": LEAVES | {"core"} | _PARTS,
     "persistence": _BELOW_ESTIMATOR,
-    "estimator": _BELOW_ESTIMATOR | {"persistence"},
+    "estimator": _BELOW_ESTIMATOR | {"durations", "persistence"},
     **dict.fromkeys(DOMAINS, _BELOW_DOMAINS),
     # An estimator around estimators of any domain, which it knows by their interface alone.
     "latent": _BELOW_DOMAINS,

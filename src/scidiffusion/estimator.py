@@ -19,7 +19,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -28,8 +28,12 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from scidiffusion.core.process import State, map_state
+from scidiffusion.durations import seconds
 from scidiffusion.errors import ConfigError, InputError, ModelFileError, ScidiffusionError
 from scidiffusion.persistence import SavedModel, load_model, save_model
+
+if TYPE_CHECKING:
+    from scidiffusion.training import TrainConfig
 
 SEED_BITS = 63
 
@@ -244,6 +248,41 @@ def native_bf16(device: torch.device) -> bool:
     # Elsewhere bfloat16 on a CPU is emulated and slower than float32. Older torch cannot tell.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("amx_bf16", "amx_tile", "avx512_bf16"))
+
+
+_OPTIONS = ("max_steps", "batch_size", "lr", "ema_decay", "patience", "condition_dropout")
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+def training_config(estimator: Any, seed: int, **choices: Any) -> TrainConfig:
+    """Options of a training from an estimator's constructor arguments.
+
+    Args:
+        estimator: With device, budget and progress; those of max_steps, batch_size, lr, ema_decay,
+            patience, condition_dropout and precision that it has.
+        seed: Seed of the training.
+        choices: What else the estimator chooses, or otherwise; see `TrainConfig`.
+
+    Raises:
+        ConfigError: if an option is out of range.
+    """
+    from scidiffusion.training import TrainConfig
+
+    device = resolve_device(estimator.device)
+    precision = getattr(estimator, "precision", "float32")
+    if precision not in PRECISIONS:
+        listed = ", ".join(map(repr, PRECISIONS))
+        raise ConfigError(f"precision must be one of {listed}; got {precision!r}")
+    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(device))
+    options = {name: getattr(estimator, name) for name in _OPTIONS if hasattr(estimator, name)}
+    options |= {
+        "precision": "bf16" if bf16 else "float32",
+        "budget": None if estimator.budget is None else seconds(estimator.budget),
+        "seed": seed,
+        "accelerator": "gpu" if device.type == "cuda" else "cpu",
+        "progress": estimator.progress,
+    }
+    return TrainConfig(**options | choices)
 
 
 def json_params(params: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from scidiffusion.estimator import (
 from scidiffusion.guidance import ClassifierFreeGuidance
 from scidiffusion.images.building import build_denoiser, build_objective
 from scidiffusion.images.codec import ImageCodec
-from scidiffusion.images.fitting import fit_conditions, training_config
+from scidiffusion.images.fitting import fit_conditions, image_training
 from scidiffusion.images.inpainting import Completion, known_cells
 from scidiffusion.persistence import SavedModel, check_version
 from scidiffusion.progress import sampling_progress
@@ -171,7 +171,7 @@ class ImageDiffusion(GenerativeEstimator):
         from scidiffusion.training import train
 
         seed = check_seed(self.random_state)
-        training_config(self, 0, seed)  # options are checked before the images are looked at
+        image_training(self, 0, seed)  # options are checked before the images are looked at
         codec, images = ImageCodec.fit(X, dims=self.dims, value_range=self.value_range)
         kept, held = split_rows(len(images), self.validation_fraction, seed)
         conditions = fit_conditions(y, len(images), self.missing_labels)
@@ -185,7 +185,7 @@ class ImageDiffusion(GenerativeEstimator):
             data[kept],
             cond=None if cond is None else cond[kept],
             validation=(data[held], None if cond is None else cond[held]) if len(held) else None,
-            config=training_config(self, len(held), seed),
+            config=image_training(self, len(held), seed),
             checkpoint_dir=checkpoint_dir,
             resume=resume,
         )

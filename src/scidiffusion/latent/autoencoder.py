@@ -18,9 +18,14 @@ from torch import Tensor, nn
 
 from scidiffusion.core.objectives import Objective
 from scidiffusion.core.rng import Noise
-from scidiffusion.durations import seconds
 from scidiffusion.errors import ConfigError
-from scidiffusion.estimator import check_positive, check_seed, resolve_device, split_rows
+from scidiffusion.estimator import (
+    check_positive,
+    check_seed,
+    resolve_device,
+    split_rows,
+    training_config,
+)
 from scidiffusion.latent.encoders import Array, Encoder
 
 BATCH = 4096
@@ -135,7 +140,7 @@ class AutoEncoder(Encoder):
         Raises:
             ConfigError: if an option is out of range.
         """
-        from scidiffusion.training import TrainConfig, train
+        from scidiffusion.training import train
 
         for name in ("latent_dim", "width", "blocks"):
             check_positive(getattr(self, name), name)
@@ -154,16 +159,8 @@ class AutoEncoder(Encoder):
             _Reconstruction(self.noise, self.pull),
             data[kept],
             validation=(data[held], None) if len(held) else None,
-            config=TrainConfig(
-                max_steps=self.max_steps,
-                batch_size=self.batch_size,
-                lr=self.lr,
-                patience=self.patience,
-                budget=None if self.budget is None else seconds(self.budget),
-                validate_every=max(1, min(200, self.max_steps // 5)),
-                seed=seed,
-                accelerator="gpu" if device.type == "cuda" else "cpu",
-                progress=self.progress,
+            config=training_config(
+                self, seed, validate_every=max(1, min(200, self.max_steps // 5))
             ),
         )
         self.pair_ = self.pair_.to(device).eval()

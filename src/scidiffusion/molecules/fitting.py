@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from scidiffusion.durations import seconds
-from scidiffusion.errors import ConfigError
-from scidiffusion.estimator import native_bf16, resolve_device
+from scidiffusion.estimator import training_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,38 +16,11 @@ if TYPE_CHECKING:
     from scidiffusion.training import TrainConfig, TrainResult
 
 
-def training_config(estimator: Any, seed: int, **choices: Any) -> TrainConfig:
-    """Options of a training whose rows are bundles, from an estimator's constructor arguments.
-
-    Args:
-        estimator: With max_steps, lr, ema_decay, patience, precision, budget, device, progress.
-        seed: Seed of the training.
-        choices: What else the estimator chooses; see `TrainConfig`.
-
-    Raises:
-        ConfigError: if an option is out of range.
-    """
-    from scidiffusion.training import TrainConfig
-
-    device, precision = resolve_device(estimator.device), estimator.precision
-    if precision not in ("auto", "float32", "bf16"):
-        raise ConfigError(f"precision must be 'auto', 'float32' or 'bf16', got {precision!r}")
-    bf16 = precision == "bf16" or (precision == "auto" and native_bf16(device))
-    return TrainConfig(
-        max_steps=estimator.max_steps,
-        batch_size=1,
-        lr=estimator.lr,
-        weight_decay=1e-2,
-        ema_decay=estimator.ema_decay,
-        patience=estimator.patience,
-        anneal=0.25,
-        precision="bf16" if bf16 else "float32",
-        budget=None if estimator.budget is None else seconds(estimator.budget),
-        seed=seed,
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        progress=estimator.progress,
-        **choices,
-    )
+def bundle_training(estimator: Any, seed: int, **choices: Any) -> TrainConfig:
+    """Options of a training whose rows are bundles; see `estimator.training_config`."""
+    # What hides conditions is the objective, not the training: a bundle has many.
+    shared = {"batch_size": 1, "weight_decay": 1e-2, "anneal": 0.25, "condition_dropout": 0.0}
+    return training_config(estimator, seed, **shared | choices)
 
 
 def train_bundles(

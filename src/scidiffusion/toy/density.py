@@ -26,7 +26,6 @@ from scidiffusion.core import (
     ode_log_prob,
 )
 from scidiffusion.core.schedules import check_steps
-from scidiffusion.durations import seconds
 from scidiffusion.errors import ConditionError, ConfigError, DataError
 from scidiffusion.estimator import (
     GenerativeEstimator,
@@ -35,6 +34,7 @@ from scidiffusion.estimator import (
     check_seed,
     resolve_device,
     split_rows,
+    training_config,
 )
 from scidiffusion.guidance import ClassifierFreeGuidance
 from scidiffusion.nn import FourierCoordinates, ResidualMLP
@@ -129,22 +129,11 @@ class DensityDiffusion(GenerativeEstimator):
             DataError: if X or y cannot be used; the message names the column or row.
             ConfigError: if an option is out of range.
         """
-        from scidiffusion.training import TrainConfig, train
+        from scidiffusion.training import train
 
         X = check_matrix(X)
-        config = TrainConfig(
-            max_steps=self.max_steps,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            ema_decay=self.ema_decay,
-            patience=self.patience,
-            budget=None if self.budget is None else seconds(self.budget),
-            condition_dropout=self.condition_dropout,
-            validate_every=max(1, min(200, self.max_steps // 5)),
-            seed=(seed := check_seed(self.random_state)),
-            accelerator="gpu" if resolve_device(self.device).type == "cuda" else "cpu",
-            progress=self.progress,
-        )
+        seed = check_seed(self.random_state)
+        config = training_config(self, seed, validate_every=max(1, min(200, self.max_steps // 5)))
         kept, held_out = split_rows(len(X), self.validation_fraction, seed)
         make_sampler(self.sampler)
         self.condition_codec_ = None if y is None else ConditionCodec.infer(y, len(X))

@@ -21,7 +21,7 @@ from scidiffusion.estimator import (
 from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
 from scidiffusion.molecules.conformer.conversion import usable_pairs
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
-from scidiffusion.molecules.fitting import train_bundles, training_config
+from scidiffusion.molecules.fitting import bundle_training, train_bundles
 from scidiffusion.persistence import SavedModel, check_version
 
 VERSION = 1
@@ -31,7 +31,7 @@ LEAST = 10
 
 
 class EnsembleEstimator(GenerativeEstimator):
-    """See the module. Constructor arguments: those of `training_config`, and of the bank.
+    """See the module. Constructor arguments: those of `bundle_training`, and of the bank.
 
     Attributes:
         denoiser_: The fitted denoiser.
@@ -71,7 +71,7 @@ class EnsembleEstimator(GenerativeEstimator):
             start: A fitted estimator whose weights are the first ones.
         """
         seed = check_seed(self.random_state)
-        config = training_config(
+        config = bundle_training(
             self,
             seed,
             decay_start=0.3,

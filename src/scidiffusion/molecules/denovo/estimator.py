@@ -40,7 +40,7 @@ from scidiffusion.molecules.denovo.population import Population, formula
 from scidiffusion.molecules.denovo.process import Types
 from scidiffusion.molecules.denovo.reading import read_clouds
 from scidiffusion.molecules.denovo.scoring import log_bound
-from scidiffusion.molecules.fitting import train_bundles, training_config
+from scidiffusion.molecules.fitting import bundle_training, train_bundles
 from scidiffusion.persistence import SavedModel, check_version
 from scidiffusion.progress import sampling_progress
 
@@ -169,7 +169,7 @@ class MoleculeDiffusion(GenerativeEstimator):
 
         seed = check_seed(self.random_state)
         self._check_options()
-        config = training_config(
+        config = bundle_training(
             self,
             seed,
             warmup_steps=200,
