@@ -152,6 +152,6 @@ def _parsed(estimator: ImageDiffusion, condition: str | None) -> Any:
     """The condition of the command line as the model has it."""
     if condition is None:
         return None
-    if estimator.condition_codec_ is None:
+    if estimator.conditions_.labels is None:
         raise ConditionError("this model was fitted without labels; leave --condition out")
-    return estimator.condition_codec_.parse(condition)
+    return estimator.conditions_.labels.parse(condition)
