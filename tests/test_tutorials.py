@@ -12,6 +12,7 @@ import pytest
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 SCRIPTS = sorted(TUTORIALS.glob("*.py"))
 SLOW = {
+    "captions",
     "docking",
     "frames",
     "images",

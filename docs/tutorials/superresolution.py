@@ -21,7 +21,7 @@ covariance = np.exp(-0.5 * ((place[:, None] - place) / 0.06) ** 2) + 1e-3 * np.e
 means = np.kron(np.eye(COARSE), np.full((1, SITES // COARSE), COARSE / SITES))
 root = np.linalg.cholesky(covariance)
 quick = {
-    "batch_size": 128, "lr": 3e-3, "ema_decay": 0.99, "dropout": 0.0, "sample_steps": 20,
+    "batch_size": 64, "lr": 3e-3, "ema_decay": 0.99, "dropout": 0.0, "sample_steps": 20,
     "progress": False, "random_state": 0,
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ def kriging(noise):
 fine = lines(6000, 0)
 coarse = coarsened(fine, SITES // COARSE, 1)
 models = {
-    name: ImageDiffusion(width=24, multipliers=(1, 2), max_steps=500, given_noise=noise, **quick).fit(
+    name: ImageDiffusion(width=16, multipliers=(1, 2), max_steps=500, given_noise=noise, **quick).fit(
         fine, given=coarse
     )
     for name, noise in {"augmented": 0.6, "plain": 0.0}.items()
@@ -64,7 +64,9 @@ drawn = models["augmented"].sample(200, given=truth @ means.T, random_state=0)
 gain, left = kriging(0.0)
 off = np.sqrt(np.square(drawn.mean(0) - gain @ means @ truth[0]).mean())
 wide = drawn.std(0).mean() / np.sqrt(left.diagonal()).mean()
-print(f"mean: {off:.2f} off kriging, of a field of size 1; spread: {wide:.2f} of what it should be")
+print(
+    f"mean: {off:.2f} off kriging, of a field of size 1; spread: {wide:.2f} of what it should be"
+)
 
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.plot(place, drawn[:12].T, lw=0.6, color="C1")
@@ -130,18 +132,18 @@ def fields(n, seed):
     return (long + short / 3) / np.sqrt(10 / 9)
 
 
-rows = fields(1500, 0)
-small = quick | {"batch_size": 32, "width": 16, "blocks": 1}
+rows = fields(1200, 0)
+small = quick | {"batch_size": 32, "width": 12, "blocks": 1}
 cascade = ImageCascade(
     (2, 2),
     [
         ImageDiffusion(**small, max_steps=600),
         ImageDiffusion(**small, max_steps=250, given_noise=0.5),
-        ImageDiffusion(**small, max_steps=150, given_noise=0.5, multipliers=(1, 2, 2)),
+        ImageDiffusion(**small, max_steps=120, given_noise=0.5, multipliers=(1, 2, 2)),
     ],
     given_noise=0.1,
 ).fit(rows)
-single = ImageDiffusion(**small, max_steps=450).fit(rows)
+single = ImageDiffusion(**small, max_steps=250).fit(rows)
 
 
 def training_seconds(model):
@@ -156,14 +158,19 @@ def spectrum(X):
 
 
 true = fields(1500, 1)
-drawn = {"cascade": cascade.sample(150, random_state=0), "one network": single.sample(150, random_state=0)}
+drawn = {
+    "cascade": cascade.sample(100, random_state=0),
+    "one network": single.sample(100, random_state=0),
+}
 scores = {}
-for name, X in {"true": fields(150, 2), **drawn}.items():
+for name, X in {"true": fields(100, 2), **drawn}.items():
     low = coarsened(X, 4, 2)
     reference = np.cov(coarsened(true, 4, 2).reshape(len(true), -1).T)
     scores[name] = error(low, reference), np.log(spectrum(X) / spectrum(true))[1:12].std()
-    print(f"{name:12s} covariance of 8 x 8 means off by {scores[name][0]:.2f}, "
-          f"log spectrum by {scores[name][1]:.2f}")
+    print(
+        f"{name:12s} covariance of 8 x 8 means off by {scores[name][0]:.2f}, "
+        f"log spectrum by {scores[name][1]:.2f}"
+    )
 for name, model in {"cascade": cascade, "one network": single}.items():
     print(f"{name}: {training_seconds(model):.0f} s of training")
 
@@ -196,8 +203,8 @@ def windows(series, step):
 
 past, past_means = windows(weekly[:"1990"], 1)
 later, later_means = windows(weekly["1991":], 16)
-model = ImageDiffusion(width=16, max_steps=600, **quick).fit(past, given=past_means)
-paths = np.stack([model.sample(len(later), given=later_means, random_state=k) for k in range(30)])
+model = ImageDiffusion(width=12, max_steps=400, **quick).fit(past, given=past_means)
+paths = np.stack([model.sample(len(later), given=later_means, random_state=k) for k in range(20)])
 
 middle = np.arange(8) * 4 + 1.5
 straight = np.stack([np.interp(np.arange(32), middle, row) for row in later_means])
@@ -207,8 +214,10 @@ miss = {
     "straight": np.abs(straight - later).mean(), "median": np.abs(np.median(paths, 0) - later).mean()
 }  # fmt: skip
 inside = ((later >= low) & (later <= high)).mean()
-print(f"error of a line {miss['straight']:.3f} ppm, of the median {miss['median']:.3f} ppm; "
-      f"{inside:.0%} of the weeks within the central 90 %")
+print(
+    f"error of a line {miss['straight']:.3f} ppm, of the median {miss['median']:.3f} ppm; "
+    f"{inside:.0%} of the weeks within the central 90 %"
+)
 
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.fill_between(np.arange(32), low[0], high[0], alpha=0.3, label="90 % of the paths")
