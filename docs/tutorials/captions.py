@@ -16,7 +16,7 @@ from scidiffusion import ImageDiffusion
 from scidiffusion.errors import ConditionError
 from scidiffusion.images import ImageJudge, load_digits
 
-NAMES = "zero one two three four five six seven eight nine".split()
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 NEVER = ("a bold three above a thin eight", "a thin nine above a bold four")
 EMPTY = 20
 digits, labels = load_digits()
