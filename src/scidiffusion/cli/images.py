@@ -83,9 +83,7 @@ def fit(
         progress=not quiet,
     )
     with resumable(model) as checkpoint:
-        estimator.fit(
-            X, y, captions=told, given=shown, checkpoint_dir=checkpoint, resume=resume
-        )
+        estimator.fit(X, y, captions=told, given=shown, checkpoint_dir=checkpoint, resume=resume)
         estimator.save(model)
     typer.echo(f"learned from {len(X)} images; model written to {model}")
 

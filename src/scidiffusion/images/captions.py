@@ -13,7 +13,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -184,11 +184,10 @@ class CaptionNetwork(nn.Module):
         self.constant = nn.Parameter(torch.zeros(1, dim))
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
-        for block in self.blocks:
-            for part in (block.attention_norm, block.mlp_norm):
-                # Open gates: no image waits behind these blocks, and a start at the identity
-                # costs hundreds of steps before words are bound to each other.
-                nn.init.ones_(part.modulation.bias[2 * dim :])
+        for block in cast("list[TransformerBlock]", list(self.blocks)):
+            # The caption goes through an ordinary transformer from the first step.
+            block.attention_norm.open()
+            block.mlp_norm.open()
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Read captions.
