@@ -54,6 +54,8 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(DOMAINS, _BELOW_DOMAINS),
     # An estimator around estimators of any domain, which it knows by their interface alone.
     "latent": _BELOW_DOMAINS,
+    # It loads what a model folder names, through the lazy names.
+    "distributed": _BELOW_DOMAINS,
     "cli": _BELOW_DOMAINS | DOMAINS,
     # The demo is a command of its own, with the manners of the others.
     "demo": _BELOW_DOMAINS | DOMAINS | {"cli"},

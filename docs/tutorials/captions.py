@@ -80,7 +80,7 @@ assert right > 0.94
 
 # %%
 model = ImageDiffusion(
-    width=24, max_steps=800, batch_size=64, lr=3e-3, ema_decay=0.995, dropout=0.0,
+    width=24, max_steps=650, batch_size=64, lr=3e-3, ema_decay=0.995, dropout=0.0,
     random_state=0, progress=False,
 ).fit(X, captions=captions)  # fmt: skip
 try:

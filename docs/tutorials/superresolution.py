@@ -139,7 +139,7 @@ small = quick | {"batch_size": 32, "width": 12, "blocks": 1}
 cascade = ImageCascade(
     (2, 2),
     [
-        ImageDiffusion(**small, max_steps=600),
+        ImageDiffusion(**small, max_steps=500),
         ImageDiffusion(**small, max_steps=250, given_noise=0.5),
         ImageDiffusion(**small, max_steps=120, given_noise=0.5, multipliers=(1, 2, 2)),
     ],
