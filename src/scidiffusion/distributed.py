@@ -7,6 +7,7 @@ workers there are or which of them drew what.
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ from scidiffusion.estimator import GenerativeEstimator, check_count, check_posit
 
 PART = 65_536
 """Rows that are drawn at once."""
-ESTIMATORS = ("TabularDiffusion", "DensityDiffusion", "ImageDiffusion", "LatentDiffusion")
-"""Estimators of rows, by the names that model folders hold."""
+ESTIMATORS = {
+    "TabularDiffusion": "scidiffusion.tabular",
+    "DensityDiffusion": "scidiffusion.toy",
+    "ImageDiffusion": "scidiffusion.images",
+    "LatentDiffusion": "scidiffusion.latent",
+}
+"""Estimators of rows, by the names that model folders hold -> where they are."""
 
 
 def draw(
@@ -113,8 +119,6 @@ def part_seed(seed: int, number: int) -> int:
 
 def _estimator_of(path: str | Path) -> type[GenerativeEstimator]:
     """The class whose model a folder holds."""
-    import scidiffusion
-
     file = Path(path) / "config.json"
     try:
         name = json.loads(file.read_text(encoding="utf-8"))["estimator"]
@@ -124,5 +128,5 @@ def _estimator_of(path: str | Path) -> type[GenerativeEstimator]:
         raise ModelFileError(
             f"the model at {path} is a {name}; rows are drawn of {', '.join(ESTIMATORS)}"
         )
-    found: type[GenerativeEstimator] = getattr(scidiffusion, name)
+    found: type[GenerativeEstimator] = getattr(importlib.import_module(ESTIMATORS[name]), name)
     return found
