@@ -1,6 +1,6 @@
 """How good are digits by label, and what does guidance do to them?
 
-    python benchmarks/images.py                                    # digits, 700 steps, one seed
+    python benchmarks/images.py                                    # digits, 1500 steps, one seed
     python benchmarks/images.py --figure docs/images/digits.png    # and the picture of the sweep
     python benchmarks/images.py --table                            # results as Markdown
 
@@ -216,7 +216,7 @@ def main() -> None:
     """Measure, write JSON and the table beside it, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/images.json"))
-    parser.add_argument("--steps", type=int, default=700, help="training steps")
+    parser.add_argument("--steps", type=int, default=1500, help="training steps")
     parser.add_argument("--images", type=int, default=400, help="samples at each scale")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="where to draw the sweep")

@@ -38,7 +38,7 @@ def test_the_ruler_knows_real_digits_copies_and_noise(benchmark):
 
 @pytest.mark.slow
 def test_digits_reach_their_goals(benchmark):
-    record = benchmark.run(700, 400, 0, None)
+    record = benchmark.run(1500, 400, 0, None)
     plain, real = record["scales"]["1"], record["real"]
     for scale in ("1", "2", "3"):
         assert record["scales"][scale]["precision"] >= benchmark.GOALS["precision"]
