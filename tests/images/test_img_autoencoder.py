@@ -14,7 +14,6 @@ from sklearn.exceptions import NotFittedError
 from scidiffusion import DensityDiffusion, DiffusionAutoEncoder, LatentDiffusion
 from scidiffusion.core import CosineVP, GaussianProcess, Parameterization
 from scidiffusion.errors import ConditionError, ConfigError, DataError, InputError, ModelFileError
-from scidiffusion.images.autoencoder import spherical
 from scidiffusion.images.building import LOG_SNR_MIN
 from scidiffusion.images.semantic import encoder_of
 from scidiffusion.latent import Encoder
@@ -162,23 +161,6 @@ def test_an_absent_image_teaches_the_encoder_nothing():
     assert not bool(gradient[1].any())
     for weight in fitted.denoiser_.parameters():
         assert weight.grad is None or bool(weight.grad.isfinite().all())
-
-
-def test_noise_is_blended_on_the_sphere():
-    one = np.array([[3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    two = np.array([[0.0, 0.0, 3.0], [0.0, 0.0, 1.0], [2.0, 2.0, 0.0], [1.0, 0.0, 0.0]])
-    for share in (0.0, 0.3, 1.0):
-        angle = share * np.pi / 2
-        expected = np.array([np.cos(angle), np.sin(angle)])
-        blend = spherical(one, two, share)
-        np.testing.assert_allclose(blend[0, [0, 2]], 3 * expected, atol=1e-12)
-        np.testing.assert_allclose(blend[1, [1, 2]], expected, atol=1e-12)
-        # Of parallel rows, or none, the line.
-        np.testing.assert_allclose(blend[2], (1 + share) * one[2])
-    draws = np.random.default_rng(0).normal(size=(2, 50, 1, 20, 20))
-    half = spherical(draws[0], draws[1], 0.5)
-    assert half.std() == pytest.approx(1.0, abs=0.03)
-    assert (draws.mean(0)).std() == pytest.approx(0.5**0.5, abs=0.03)
 
 
 # -- learned: one Gaussian factor ----------------------------------------------------------------

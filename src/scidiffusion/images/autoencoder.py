@@ -2,7 +2,8 @@ r"""`DiffusionAutoEncoder`: an image as a semantic code and a stochastic one.
 
 The *semantic* code, a few numbers, is what a network says of the image to the denoiser (see
 `images.semantic`). The *stochastic* code is the noise from which that denoiser, told the semantic
-code, draws the image: DDIM run backwards finds it (Preechakul et al. 2022, eq. 8),
+code, draws the image: DDIM run backwards finds it (the "stochastic encoder" of Preechakul et al.
+2022),
 
     z_t = scale_t x0(z_s, s, code) + std_t eps(z_s, s, code),   s < t,   from z_0 = x to z_1.
 
@@ -13,9 +14,9 @@ that their squared error is twice what the code leaves open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,22 +25,27 @@ from torch import Tensor
 
 from scidiffusion.core import KeyedNoise, NetworkDenoiser, SimpleLoss, check_terminal
 from scidiffusion.core.schedules import check_steps
-from scidiffusion.errors import ConditionError, DataError
+from scidiffusion.errors import ConditionError
 from scidiffusion.estimator import (
     GenerativeEstimator,
     check_count,
-    check_positive,
     check_seed,
     resolve_device,
     split_rows,
     training_config,
 )
 from scidiffusion.images.codec import ImageCodec
+from scidiffusion.images.codes import (
+    as_numbers,
+    check_pairs,
+    in_blocks,
+    semantic_codes,
+    stochastic_codes,
+)
 from scidiffusion.images.fitting import evaluations
 from scidiffusion.images.semantic import build_autoencoder, encoder_of
 from scidiffusion.persistence import SavedModel, check_version
-from scidiffusion.progress import sampling_progress
-from scidiffusion.samplers import DDIM, ddim_encode, sample
+from scidiffusion.samplers import DDIM, ddim_encode, sample, spherical_blend
 
 VERSION = 1
 """Version of what `save` writes of the codec and the network."""
@@ -50,7 +56,7 @@ class DiffusionAutoEncoder(GenerativeEstimator):
     """Learn to tell images in a few numbers, and to draw images that are so told; see the module.
 
     As the encoder of `scidiffusion.LatentDiffusion` it makes a model that draws codes, then images
-    (Preechakul et al. 2022, section 3.3).
+    (the "latent DDIM" of Preechakul et al. 2022).
 
     Args:
         code_dim: Numbers of a semantic code.
@@ -257,16 +263,21 @@ class DiffusionAutoEncoder(GenerativeEstimator):
             InputError: if `steps` is out of range.
         """
         self._check_fitted()
-        count, data = self._steps(steps), self.codec_.encode(X)
-        told = self._codes(data, batch_size) if codes is None else self._check_codes(codes)
-        _check_pairs(len(told), len(data), "codes", "images")
+        count = check_steps(self.sample_steps if steps is None else steps)
+        data = self.codec_.encode(X)
+        told = (
+            self._codes(data, batch_size)
+            if codes is None
+            else semantic_codes(codes, self.code_dim)
+        )
+        check_pairs(len(told), len(data), "codes", "images")
 
         denoiser: Any = self.denoiser_
 
         def work(start: int, x: Tensor, cond: Tensor) -> Tensor:
             return ddim_encode(denoiser.process, denoiser, x, steps=count, cond=cond)
 
-        noise = self._in_blocks(work, data, told, batch_size=batch_size, show=self.progress)
+        noise = in_blocks(self, work, data, told, batch_size=batch_size, show=self.progress)
         return noise.double().numpy().reshape(-1, *self.shape_)
 
     def decode(
@@ -299,10 +310,10 @@ class DiffusionAutoEncoder(GenerativeEstimator):
             ConfigError, InputError: if an option is out of range.
         """
         self._check_fitted()
-        codes, given = self._check_codes(Z), None
-        if noise is not None:
-            given = self._check_noise(noise)
-            _check_pairs(len(given), len(codes), "stochastic codes", "semantic ones")
+        codes = semantic_codes(Z, self.code_dim)
+        given = None if noise is None else stochastic_codes(noise, self.codec_)
+        if given is not None:
+            check_pairs(len(given), len(codes), "stochastic codes", "semantic ones")
         return self._decoded(codes, given, steps, random_state, clip, batch_size)
 
     def reconstruct(self, X: ArrayLike, *, steps: int | None = None) -> NDArray[Any]:
@@ -319,9 +330,10 @@ class DiffusionAutoEncoder(GenerativeEstimator):
     def interpolate(
         self, first: ArrayLike, second: ArrayLike, shares: ArrayLike, *, steps: int | None = None
     ) -> NDArray[Any]:
-        """Return images between images: both codes blended (Preechakul et al. 2022, section 5.2).
+        """Return images between images: both codes blended (Preechakul et al. 2022).
 
-        Semantic codes along the line, stochastic ones on the sphere; see `spherical`.
+        Semantic codes along the line, stochastic ones on the sphere
+        (`scidiffusion.samplers.spherical_blend`).
 
         Args:
             first: (N, ...) images, at share 0.
@@ -337,12 +349,14 @@ class DiffusionAutoEncoder(GenerativeEstimator):
             DataError: if images cannot be used or their numbers differ.
         """
         one, two = self.encode(first), self.encode(second)
-        _check_pairs(len(two), len(one), "second images", "first ones")
-        start = self.stochastic(first, steps=steps, codes=one)
-        end = self.stochastic(second, steps=steps, codes=two)
-        parts = np.atleast_1d(np.asarray(shares, dtype=np.float64))
+        check_pairs(len(two), len(one), "second images", "first ones")
+        start, end = (
+            torch.from_numpy(self.stochastic(images, steps=steps, codes=codes))
+            for images, codes in ((first, one), (second, two))
+        )
+        parts = np.atleast_1d(as_numbers(shares, "shares"))
         codes = [(1 - share) * one + share * two for share in parts]
-        noise = [spherical(start, end, share) for share in parts]
+        noise = [spherical_blend(start, end, share).numpy() for share in parts]
         made = self.decode(np.concatenate(codes), np.concatenate(noise), steps=steps)
         return made.reshape(len(parts), len(one), *self.shape_)
 
@@ -394,7 +408,7 @@ class DiffusionAutoEncoder(GenerativeEstimator):
             codes: Tensor = encoder(x)
             return codes
 
-        return self._in_blocks(work, data, batch_size=batch_size)
+        return in_blocks(self, work, data, batch_size=batch_size)
 
     def _decoded(
         self,
@@ -407,7 +421,8 @@ class DiffusionAutoEncoder(GenerativeEstimator):
     ) -> NDArray[Any]:
         # A stream of its own: the same seed may have drawn the codes.
         source = KeyedNoise(self._next_seed(random_state)).child("decoder")
-        count, denoiser = self._steps(steps), cast(Any, self.denoiser_)
+        count = check_steps(self.sample_steps if steps is None else steps)
+        denoiser: Any = self.denoiser_
 
         def work(start: int, cond: Tensor, *z: Tensor) -> Tensor:
             like = torch.empty(len(cond), *self.codec_.shape, device=cond.device)
@@ -424,52 +439,8 @@ class DiffusionAutoEncoder(GenerativeEstimator):
             return drawn
 
         parts = (codes,) if given is None else (codes, given)
-        drawn = self._in_blocks(work, *parts, batch_size=batch_size, show=self.progress)
+        drawn = in_blocks(self, work, *parts, batch_size=batch_size, show=self.progress)
         return self.codec_.decode(drawn, clip=clip)
-
-    def _in_blocks(
-        self,
-        work: Callable[..., Tensor],
-        *parts: Tensor,
-        batch_size: int | None,
-        show: bool = False,
-    ) -> Tensor:
-        """Concatenate work(start, rows of each part) over whole blocks of rows."""
-        n, device = len(parts[0]), resolve_device(self.device)
-        batch_size = check_positive(batch_size, "batch_size")
-        if n == 0:  # one row that is cut off again: the shape of the answer is known to `work`
-            parts = tuple(part.new_zeros(1, *part.shape[1:]) for part in parts)
-
-        def draw(start: int, rows: int) -> Tensor:
-            index = torch.arange(start, start + rows).clamp(max=max(n - 1, 0))
-            return work(start, *(part[index].to(device) for part in parts)).cpu()
-
-        with sampling_progress(n, enabled=show, unit="images") as progress:
-            done: Tensor = self._blocks(
-                draw, n, device=device, batch_size=batch_size, progress=progress
-            )
-        return done
-
-    def _steps(self, steps: int | None) -> int:
-        return check_steps(self.sample_steps if steps is None else steps)
-
-    def _check_codes(self, Z: ArrayLike) -> Tensor:
-        codes = _numbers(Z, "codes")
-        if codes.ndim != 2 or codes.shape[1] != self.code_dim or not np.isfinite(codes).all():
-            raise DataError(
-                f"codes must be (N, {self.code_dim}) finite numbers, got shape {codes.shape}"
-                f"{'' if np.isfinite(codes).all() else ' with NaN or infinity'}"
-            )
-        return torch.from_numpy(codes).float()
-
-    def _check_noise(self, noise: ArrayLike) -> Tensor:
-        array = _numbers(noise, "noise")
-        if array.shape[1:] != self.shape_ or not np.isfinite(array).all():
-            raise DataError(
-                f"noise must be (N, ...) finite numbers with the images' shape {self.shape_}, got "
-                f"shape {array.shape}{'' if np.isfinite(array).all() else ' with NaN or infinity'}"
-            )
-        return torch.from_numpy(array.reshape(-1, *self.codec_.shape)).float()
 
     # -- persistence, alone and as a part of `LatentDiffusion` ----------------------------------
 
@@ -497,47 +468,3 @@ class DiffusionAutoEncoder(GenerativeEstimator):
 
     def _restore(self, saved: SavedModel) -> None:
         self.restore(saved.extra["codec.json"], saved.tensors)
-
-
-def spherical(first: ArrayLike, second: ArrayLike, share: float) -> NDArray[np.float64]:
-    r"""Blend noise on the sphere: row by row, with w the angle between the two (Shoemake 1985).
-
-        (sin((1 - share) w) first + sin(share w) second) / sin(w)
-
-    The blend of two draws of N(0, I) is about as long as they are; their mean is shorter.
-
-    Args:
-        first: (N, ...) noise.
-        second: Noise of the same shape.
-        share: Share of the second, in [0, 1] for what lies between.
-
-    Returns:
-        (N, ...) noise; along parallel rows the line between them.
-    """
-    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    flat = [part.reshape(len(part), -1) for part in (one, two)]
-    lengths = np.linalg.norm(flat[0], axis=1) * np.linalg.norm(flat[1], axis=1)
-    cosine = (flat[0] * flat[1]).sum(1) / np.where(lengths > 0, lengths, 1)
-    angle = np.arccos(cosine.clip(-1, 1)).reshape(-1, *[1] * (one.ndim - 1))
-    whole = np.sin(angle)
-    flatly = whole < PARALLEL
-    safe = np.where(flatly, 1, whole)
-    weights = [np.where(flatly, part, np.sin(part * angle) / safe) for part in (1 - share, share)]
-    return np.asarray(weights[0] * one + weights[1] * two)
-
-
-PARALLEL = 1e-6
-"""Sine of an angle below which two rows count as parallel."""
-
-
-def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    try:
-        # Contiguous: torch knows no negative strides, as rows turned round have.
-        return np.ascontiguousarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{name} must be an array of numbers") from None
-
-
-def _check_pairs(number: int, expected: int, name: str, of: str) -> None:
-    if number != expected:
-        raise DataError(f"{number} {name} for {expected} {of}; give one each")

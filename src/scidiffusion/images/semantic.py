@@ -4,9 +4,9 @@ r"""The semantic code of an image: a small network that looks at it, inside the 
 
 with h the residual blocks of the way down of a U-Net, halved alike, the lowest grid averaged to at
 most 4 cells a side, and W linear onto the numbers of the code. E is a part of F's condition, so
-that one loss trains both: what E tells is whatever helps to take noise from x (Preechakul et al.
-2022, section 3.1). F adds an embedding of the code to that of time, in every block; the paper
-scales channels by it.
+that one loss trains both: what E tells is whatever helps to take noise from x (the "semantic
+encoder" of Preechakul et al. 2022). F adds an embedding of the code to that of time, in every
+block; the paper scales channels by it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Diffusion costs a network evaluation a step and number; a code of 16 numbers in place of 1024
 pixels makes each cheap. What the encoder throws away is lost: `reconstruct` shows it, before
 anything is drawn (Rombach et al. 2022, section 3; Vahdat et al. 2021). A decoder may itself draw
-what the code leaves open (Preechakul et al. 2022, section 3.3); a seed is then that of both draws.
+what the code leaves open (Preechakul et al. 2022); a seed is then that of both draws.
 """
 
 from __future__ import annotations
