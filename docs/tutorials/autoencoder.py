@@ -58,30 +58,29 @@ def error(images, of=held_out):
 
 linear = PCAEncoder(NUMBERS).fit(train.astype(float))
 plain = AutoEncoder(NUMBERS, max_steps=600, **options).fit(train.astype(float))
-drawn = [model.decode(codes, steps=20, random_state=seed) for seed in range(8)]
+drawn = [model.decode(codes, steps=20, random_state=seed) for seed in range(6)]
 errors = {
     "components": error(linear.decode(linear.encode(held_out))),
     "autoencoder": error(plain.decode(plain.encode(held_out))),
     "semantic code, a draw": np.mean([error(images) for images in drawn]),
-    "semantic code, mean of 8 draws": error(np.mean(drawn, 0)),
+    "semantic code, mean of 6 draws": error(np.mean(drawn, 0)),
 }
-some = held_out[:64]
+some = held_out[:32]
 for steps in (10, 20, 40):
     errors[f"both codes, {steps} steps"] = error(model.reconstruct(some, steps=steps), some)
 for name, value in errors.items():
     print(f"{name:32s} {value:7.2%}")
 
-assert errors["semantic code, mean of 8 draws"] < 0.8 * errors["components"]
-assert 1.2 < errors["semantic code, a draw"] / errors["semantic code, mean of 8 draws"] < 2
+assert errors["semantic code, mean of 6 draws"] < 0.8 * errors["components"]
+assert 1.2 < errors["semantic code, a draw"] / errors["semantic code, mean of 6 draws"] < 2
 assert errors["both codes, 40 steps"] < 0.01
 assert errors["both codes, 10 steps"] > 2 * errors["both codes, 20 steps"]
 assert errors["both codes, 20 steps"] > 2 * errors["both codes, 40 steps"]
 
 # %% [markdown]
-# Both codes give the image back, up to the error of DDIM. It is of first order in the step: with many
-# steps, squared, four times less for twice as many; with so few, two to three times. The plain autoencoder is made
-# for the squared error of one answer, and is as good at it as the mean of draws. With more numbers all of them come
-# closer: with 16 (and 1500 steps of training), not run here, the mean of draws lost 15 %, components 17 %.
+# Both codes give the image back, up to the error of DDIM. It is of first order in the step: squared, and
+# with many steps, four times less for twice as many; with so few, two to three times. The plain
+# autoencoder is made for the squared error of one answer, and is as good at it as the mean of draws.
 #
 # ## What the four numbers know
 #
@@ -168,8 +167,8 @@ def contrast(images):
 spread = {"digits": held_out, "mean of pixels": (one + two) / 2, "blended codes": middle}
 for name, images in spread.items():
     print(f"contrast of {name:14s} {contrast(images):.2f}")
-assert contrast(spread["mean of pixels"]) < 0.85 * contrast(held_out)
-assert abs(contrast(middle) / contrast(held_out) - 1) < 0.1
+assert contrast(spread["mean of pixels"]) < 0.9 * contrast(held_out)
+assert abs(contrast(middle) / contrast(held_out) - 1) < 0.08
 
 # %% [markdown]
 # ## New digits: draw the code, then the image
