@@ -183,11 +183,17 @@ density = DensityDiffusion(width=64, max_steps=600, **options).fit(model.encode(
 new = model.decode(density.sample(400, random_state=1), steps=20, random_state=1)
 bare = model.sample(400, steps=20, random_state=1)
 real = judge.features(held_out)
+some = train[np.random.default_rng(0).permutation(len(train))[:400]]
 distance = {
     name: frechet_distance(judge.features(images), real)
-    for name, images in {"digits": train[:400], "codes first": new, "without codes": bare}.items()
+    for name, images in {"digits": some, "codes first": new, "without codes": bare}.items()
 }
 for name, value in distance.items():
     print(f"Frechet distance of {name:14s} {value:.2f}")
 plot_images(new[:30], columns=10, value_range=(0, 16))
-assert distance["codes first"] < distance["without codes"]
+assert distance["digits"] < distance["codes first"] < 0.7 * distance["without codes"]
+
+# %% [markdown]
+# Codes first is better, and not as good as digits are among themselves: the encoder was trained for 800 steps,
+# and for codes, not for draws. Who wants digits alone is served better by `ImageDiffusion`:
+# [0.4 by the same measure](latent_digits.py), of digits by label.

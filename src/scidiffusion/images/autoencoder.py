@@ -236,7 +236,14 @@ class DiffusionAutoEncoder(GenerativeEstimator):
             DataError: if the images are not of the model's shape or cannot be used.
         """
         self._check_fitted()
-        return self._codes(self.codec_.encode(X), batch_size).double().numpy()
+        encoder = encoder_of(self.denoiser_)
+
+        @torch.no_grad()
+        def work(start: int, x: Tensor) -> Tensor:
+            codes: Tensor = encoder(x)
+            return codes
+
+        return in_blocks(self, work, self.codec_.encode(X), batch_size=batch_size).double().numpy()
 
     def stochastic(
         self,
@@ -265,14 +272,11 @@ class DiffusionAutoEncoder(GenerativeEstimator):
         self._check_fitted()
         count = check_steps(self.sample_steps if steps is None else steps)
         data = self.codec_.encode(X)
-        told = (
-            self._codes(data, batch_size)
-            if codes is None
-            else semantic_codes(codes, self.code_dim)
+        denoiser: Any = self.denoiser_
+        told = semantic_codes(
+            self.encode(X, batch_size=batch_size) if codes is None else codes, self.code_dim
         )
         check_pairs(len(told), len(data), "codes", "images")
-
-        denoiser: Any = self.denoiser_
 
         def work(start: int, x: Tensor, cond: Tensor) -> Tensor:
             return ddim_encode(denoiser.process, denoiser, x, steps=count, cond=cond)
@@ -400,16 +404,6 @@ class DiffusionAutoEncoder(GenerativeEstimator):
 
     # -- the walks -------------------------------------------------------------------------------
 
-    def _codes(self, data: Tensor, batch_size: int | None) -> Tensor:
-        encoder = encoder_of(self.denoiser_)
-
-        @torch.no_grad()
-        def work(start: int, x: Tensor) -> Tensor:
-            codes: Tensor = encoder(x)
-            return codes
-
-        return in_blocks(self, work, data, batch_size=batch_size)
-
     def _decoded(
         self,
         codes: Tensor,
@@ -420,7 +414,8 @@ class DiffusionAutoEncoder(GenerativeEstimator):
         batch_size: int | None,
     ) -> NDArray[Any]:
         # A stream of its own: the same seed may have drawn the codes.
-        source = KeyedNoise(self._next_seed(random_state)).child("decoder")
+        seed = self._next_seed(random_state) if given is None else 0
+        source = KeyedNoise(seed).child("decoder")
         count = check_steps(self.sample_steps if steps is None else steps)
         denoiser: Any = self.denoiser_
 
