@@ -13,6 +13,7 @@ TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 SCRIPTS = sorted(TUTORIALS.glob("*.py"))
 SLOW = {
     "autoencoder",
+    "captions",
     "docking",
     "frames",
     "images",

@@ -39,7 +39,7 @@ def test_fit_writes_a_model_and_leaves_no_checkpoint(folder, tmp_path):
     assert "24 images" in out
     assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
     fitted = ImageDiffusion.load(tmp_path / "m")
-    assert fitted.condition_codec_.labels == ("cat", "dog")
+    assert fitted.conditions_.labels.labels == ("cat", "dog")
     assert fitted.codec_.shape == (1, 5, 6)
 
 
@@ -73,6 +73,32 @@ def test_inpaint_keeps_what_is_known(folder, tmp_path):
     run("inpaint", tmp_path / "gaps.npy", *arguments)
     with np.load(tmp_path / "out.npz") as arrays:
         assert np.array_equal(arrays["images"][..., :3, :], X[:3, :, :3])
+
+
+def test_captions_and_given_images(folder, tmp_path):
+    X, _ = read_folder(folder / "pictures")
+    np.save(tmp_path / "coarse.npy", X[:, :, :, ::2])
+    texts = ["a big cat" if row % 2 else "a dog" for row in range(len(X))]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    out = run(
+        "fit", folder / "pictures", "-m", tmp_path / "m", "--width", 8, "--budget", "0.01s",
+        "--captions", tmp_path / "texts.txt", "--given", tmp_path / "coarse.npy",
+        "--given-noise", 0.5, "--network", "dit",
+    )  # fmt: skip
+    assert "24 images" in out
+    ask = ["-m", tmp_path / "m", "--caption", "a cat", "--given", tmp_path / "coarse.npy"]
+    run("sample", *ask, "-o", tmp_path / "x.npz", "--steps", 2, "--seed", 1)
+    model = ImageDiffusion.load(tmp_path / "m")
+    model.progress = False
+    given = X[:, :, :, ::2]
+    expected = model.sample(24, captions="a cat", given=given, steps=2, random_state=1)
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert np.array_equal(arrays["images"], expected)
+    result = RUN.invoke(
+        app, ["images", "sample", *map(str, ask), "--caption", "a cow", "-o", "y.npz", "--quiet"]
+    )
+    assert result.exit_code == 2
+    assert "unknown word 'cow'" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,12 @@ ESTIMATORS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
         lambda **o: ImageDiffusion(**COMMON | {"width": 8, "blocks": 1, "heads": 2} | o),
         (40, 1, 4, 5),
     ),
+    "images by a transformer": (
+        lambda **o: ImageDiffusion(
+            **COMMON | {"width": 8, "heads": 2, "network": "dit", "depth": 1} | o
+        ),
+        (40, 2, 5),
+    ),
 }
 
 

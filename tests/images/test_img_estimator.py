@@ -186,7 +186,7 @@ def test_missing_labels_are_an_error_or_unlabelled():
     with pytest.raises(DataError, match=r"2 images, first for image 3.*missing_labels"):
         ImageDiffusion(**QUICK).fit(X, gaps)
     fitted = ImageDiffusion(**QUICK, missing_labels="unlabelled").fit(X, gaps)
-    assert fitted.condition_codec_.labels == ("flat", "up")
+    assert fitted.conditions_.labels.labels == ("flat", "up")
     assert fitted.sample(2, conditions="up").shape == (2, 1, 6, 6)
     numbers = np.where(np.arange(40) == 5, np.nan, 1.0 * np.arange(40))
     with pytest.raises(DataError, match="first for image 5"):
@@ -200,7 +200,7 @@ def test_the_variance_is_trained_by_the_bound_and_the_mean_by_the_error(paramete
     options = {"parameterization": parameterization, "learned_variance": True}
     fitted = ImageDiffusion(**QUICK, **options).fit(X)
     denoiser = fitted.denoiser_
-    objective = build_objective(denoiser, fitted.codec_)
+    objective = build_objective(denoiser, fitted.codec_, fitted.conditions_, 0.1)
     assert isinstance(objective, HybridLoss)
     data = fitted.codec_.encode(X[:8])
 
@@ -237,7 +237,7 @@ def test_an_interrupted_fit_resumes_bit_equal(tmp_path, monkeypatch):
     whole = ImageDiffusion(**QUICK).fit(X, y)
     monkeypatch.setattr(
         "scidiffusion.images.estimator.build_objective",
-        lambda denoiser, codec: FailsAfter(build_objective(denoiser, codec), 6),
+        lambda *parts: FailsAfter(build_objective(*parts), 6),
     )
     with pytest.raises(MemoryError):
         ImageDiffusion(**QUICK).fit(X, y, checkpoint_dir=tmp_path)
@@ -271,7 +271,7 @@ def test_save_and_load_are_exact(model, tmp_path):
 
 
 def test_a_newer_model_is_refused(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr("scidiffusion.images.estimator.VERSION", 2)
+    monkeypatch.setattr("scidiffusion.images.estimator.VERSION", 3)
     path = plain.save(tmp_path / "model")
     monkeypatch.undo()
     with pytest.raises(ModelFileError, match="upgrade scidiffusion"):
@@ -318,7 +318,7 @@ def test_bad_requests(model, plain):
         model.sample(3, conditions=["up", "flat"])
     with pytest.raises(ConditionError, match="to guide towards"):
         model.sample(3, guidance_scale=2.0)
-    with pytest.raises(ConditionError, match="fitted without y"):
+    with pytest.raises(ConditionError, match="fitted without labels"):
         plain.sample(3, guidance_scale=2.0)
     with pytest.raises(ConditionError, match="without conditions"):
         plain.sample(3, conditions="up")

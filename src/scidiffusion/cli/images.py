@@ -23,6 +23,10 @@ Output = Annotated[
         "-o", "--output", help=".npz, .npy, .png (one picture of all), or a folder of PNGs."
     ),
 ]
+Given = Annotated[
+    Path | None, typer.Option(help="Images that are given, one an image: .npy, .npz or a folder.")
+]
+Caption = Annotated[str | None, typer.Option(help="What to draw, in words of the training.")]
 Condition = Annotated[str | None, typer.Option(help="A label, or numbers with commas.")]
 Scale = Annotated[float, typer.Option(help="How strongly the condition pulls; 1 is as learned.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.")]
@@ -43,6 +47,14 @@ def fit(
     dims: Annotated[
         int | None, typer.Option(help="Dimensions of the grid: 1 for (N, C, L).")
     ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="Captions: a text file with a line for every image.")
+    ] = None,
+    given: Given = None,
+    given_noise: Annotated[
+        float, typer.Option(help="Largest noise on given images, for cascades.")
+    ] = 0.0,
+    network: Annotated[str, typer.Option(help="unet or dit.")] = "unet",
     width: Annotated[int, typer.Option(help="Channels of the network at full resolution.")] = 32,
     budget: Annotated[
         str | None, typer.Option(help="Training time at most, such as 4min.")
@@ -52,13 +64,18 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from a checkpoint.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn images, by label where there are labels."""
+    """Learn images, by label, caption or given image where there are any."""
     check_writable(model)
     from scidiffusion.images import ImageDiffusion, read_images
+    from scidiffusion.images.reading import read_captions
 
     X, y = read_images(data, labels)
+    told = None if captions is None else read_captions(captions)
+    shown = None if given is None else read_images(given)[0]
     estimator = ImageDiffusion(
         dims=dims,
+        network=network,
+        given_noise=given_noise,
         width=width,
         budget=budget,
         random_state=seed,
@@ -66,7 +83,7 @@ def fit(
         progress=not quiet,
     )
     with resumable(model) as checkpoint:
-        estimator.fit(X, y, checkpoint_dir=checkpoint, resume=resume)
+        estimator.fit(X, y, captions=told, given=shown, checkpoint_dir=checkpoint, resume=resume)
         estimator.save(model)
     typer.echo(f"learned from {len(X)} images; model written to {model}")
 
@@ -76,8 +93,12 @@ def fit(
 def sample(
     model: Model,
     output: Output,
-    n: Annotated[int, typer.Option("-n", help="Number of images.")] = 16,
+    n: Annotated[
+        int | None, typer.Option("-n", help="Number of images: 16, or one a given image.")
+    ] = None,
     condition: Condition = None,
+    caption: Caption = None,
+    given: Given = None,
     guidance_scale: Scale = 1.0,
     steps: Steps = None,
     seed: Seed = 0,
@@ -85,13 +106,18 @@ def sample(
     quiet: Quiet = False,
 ) -> None:
     """Draw new images."""
+    from scidiffusion.images import read_images
     from scidiffusion.images.writing import check_output, write_images
 
     check_output(output)
+    shown = None if given is None else read_images(given)[0]
+    count = n if n is not None else 16 if shown is None else len(shown)
     estimator = _load(model, device, quiet)
     drawn = estimator.sample(
-        n,
+        count,
         conditions=_parsed(estimator, condition),
+        captions=caption,
+        given=shown,
         guidance_scale=guidance_scale,
         steps=steps,
         random_state=seed,
@@ -152,6 +178,6 @@ def _parsed(estimator: ImageDiffusion, condition: str | None) -> Any:
     """The condition of the command line as the model has it."""
     if condition is None:
         return None
-    if estimator.condition_codec_ is None:
+    if estimator.conditions_.labels is None:
         raise ConditionError("this model was fitted without labels; leave --condition out")
-    return estimator.condition_codec_.parse(condition)
+    return estimator.conditions_.labels.parse(condition)

@@ -14,6 +14,10 @@ from scidiffusion import _lazy
 
 if TYPE_CHECKING:
     from scidiffusion.images.autoencoder import DiffusionAutoEncoder as DiffusionAutoEncoder
+    from scidiffusion.images.captions import TextEncoder as TextEncoder
+    from scidiffusion.images.cascade import ImageCascade as ImageCascade
+    from scidiffusion.images.cascade import coarsened as coarsened
+    from scidiffusion.images.dit import GridTransformer as GridTransformer
     from scidiffusion.images.estimator import ImageDiffusion as ImageDiffusion
     from scidiffusion.images.judge import ImageJudge as ImageJudge
     from scidiffusion.images.metrics import closer_share as closer_share
@@ -35,10 +39,14 @@ else:
         __name__,
         names={
             "DiffusionAutoEncoder": _HERE + "autoencoder",
+            "GridTransformer": _HERE + "dit",
+            "ImageCascade": _HERE + "cascade",
             "ImageDiffusion": _HERE + "estimator",
             "ImageJudge": _HERE + "judge",
+            "TextEncoder": _HERE + "captions",
             "UNet": _HERE + "unet",
             "closer_share": _HERE + "metrics",
+            "coarsened": _HERE + "cascade",
             "copied_share": _HERE + "metrics",
             "diversity": _HERE + "metrics",
             "frechet_distance": _HERE + "metrics",
@@ -55,10 +63,14 @@ else:
 
 __all__ = [
     "DiffusionAutoEncoder",
+    "GridTransformer",
+    "ImageCascade",
     "ImageDiffusion",
     "ImageJudge",
+    "TextEncoder",
     "UNet",
     "closer_share",
+    "coarsened",
     "copied_share",
     "diversity",
     "frechet_distance",

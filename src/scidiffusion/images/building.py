@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
-from scidiffusion.conditions import ConditionCodec
 from scidiffusion.core import (
     CosineVP,
     GaussianProcess,
@@ -27,6 +27,9 @@ from scidiffusion.core.schedules import check_option
 from scidiffusion.errors import ConfigError
 from scidiffusion.estimator import check_positive
 from scidiffusion.images.codec import ImageCodec
+from scidiffusion.images.conditioning import ConditionedNetwork, ImageConditions
+from scidiffusion.images.dit import GridTransformer
+from scidiffusion.images.given import ConditionedLoss
 from scidiffusion.images.unet import UNet
 
 LOG_SNR_MIN = -10.0
@@ -36,6 +39,12 @@ ATTENDED_CELLS = 1024
 """Cells up to which the lowest level attends where nothing is chosen: the cost is their square."""
 PARAMETERIZATIONS = (Parameterization.V, Parameterization.EPS, Parameterization.X0)
 HYBRID_WEIGHT = 0.001
+NETWORKS = ("unet", "dit")
+SHARED = ("width", "heads", "dropout")
+OWN = {"unet": ("multipliers", "blocks", "attention"), "dit": ("patch_size", "depth")}
+"""Options of every network, and those of each alone."""
+EMBEDDING = 4
+"""Numbers of the embedding, and of a token of the transformer, for each channel of `width`."""
 
 
 def grid_sizes(shape: Sequence[int], levels: int) -> list[tuple[int, ...]]:
@@ -83,11 +92,12 @@ def build_process(
 
 def build_denoiser(
     codec: ImageCodec,
-    conditions: ConditionCodec | None,
+    conditions: ImageConditions,
     *,
     seed: int,
     parameterization: str,
     learned_variance: bool,
+    network: str,
     sizes: Mapping[str, Any],
 ) -> NetworkDenoiser:
     """Return an untrained denoiser.
@@ -98,40 +108,71 @@ def build_denoiser(
         seed: Seed of the first weights.
         parameterization: "v", "eps" or "x0".
         learned_variance: Whether the reverse variance is an output of the network.
-        sizes: Options of the `UNet`; multipliers and attention may be None: chosen by the grid.
+        network: "unet" or "dit".
+        sizes: Options of the networks; those of the other one do not count. Multipliers and
+            attention may be None: chosen by the grid.
 
     Raises:
         ConfigError: if an option is impossible.
     """
     process = build_process(parameterization, learned_variance, codec)
+    if network not in NETWORKS:
+        raise ConfigError(f"network must be 'unet' or 'dit', got {network!r}")
+    chosen = {name: sizes[name] for name in (*SHARED, *OWN[network])}
+    width = int(check_positive(chosen.pop("width"), "width") or 0)
     channels, grid = codec.shape[0], codec.shape[1:]
-    sizes = dict(sizes)
-    if sizes["multipliers"] is None:
-        sizes["multipliers"] = default_multipliers(grid)
-    if sizes["attention"] is None:
-        sizes["attention"] = default_attention(grid, len(sizes["multipliers"]))
-    check_positive(sizes["width"], "width")
-    embed_dim = 4 * sizes["width"]
+    outputs = channels * (2 if learned_variance else 1)
+    dim, make = EMBEDDING * width, _unet if network == "unet" else _dit
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet(
-            len(grid),
-            channels,
-            channels * (2 if learned_variance else 1),
-            conditions=None if conditions is None else conditions.embedding(embed_dim),
-            embed_dim=embed_dim,
-            **sizes,
-        )
-    return NetworkDenoiser(network, process, learned_variance=learned_variance, channel_dim=1)
+        added, reader, shown = conditions.specifications(dim, chosen["heads"])
+        told = {"conditions": added, "context_dim": None if reader is None else dim}
+        built = make(grid, channels + shown, outputs, width, chosen | told)
+    if not conditions.plain:
+        built = ConditionedNetwork(built, reader)
+    return NetworkDenoiser(built, process, learned_variance=learned_variance, channel_dim=1)
 
 
-def build_objective(denoiser: NetworkDenoiser, codec: ImageCodec) -> Objective:
+def _unet(
+    grid: Sequence[int], channels: int, outputs: int, width: int, options: dict[str, Any]
+) -> nn.Module:
+    if options["multipliers"] is None:
+        options["multipliers"] = default_multipliers(grid)
+    if options["attention"] is None:
+        options["attention"] = default_attention(grid, len(options["multipliers"]))
+    return UNet(len(grid), channels, outputs, width=width, embed_dim=EMBEDDING * width, **options)
+
+
+def _dit(
+    grid: Sequence[int], channels: int, outputs: int, width: int, options: dict[str, Any]
+) -> nn.Module:
+    return GridTransformer(len(grid), channels, outputs, dim=EMBEDDING * width, **options)
+
+
+def build_objective(
+    denoiser: NetworkDenoiser, codec: ImageCodec, conditions: ImageConditions, dropout: float
+) -> Objective:
     """Return the mean squared error of what the network predicts, plus the bound if variances are.
 
     The bound's weight is Nichol & Dhariwal's .001 of nats per value: they average over values.
+
+    Args:
+        denoiser: What is trained.
+        codec: Shape of the images.
+        conditions: What they are conditioned on.
+        dropout: Share of images shown without label and caption, where a given image stays: the
+            training drops a label that is alone by itself.
     """
     target = denoiser.process.parameterization  # type: ignore[attr-defined]
-    if not denoiser.learned_variance:
-        return SimpleLoss(target)
-    values = int(torch.Size(codec.shape).numel())
-    return HybridLoss(HYBRID_WEIGHT / values, target=target)
+    objective: Objective = SimpleLoss(target)
+    if denoiser.learned_variance:
+        values = int(torch.Size(codec.shape).numel())
+        objective = HybridLoss(HYBRID_WEIGHT / values, target=target)
+    if conditions.plain:
+        return objective
+    return ConditionedLoss(
+        objective,
+        dropout=dropout,
+        given_noise=conditions.noise,
+        factors=() if conditions.given is None else conditions.given.factors,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from scidiffusion.conditions import ConditionCodec
-from scidiffusion.core import Denoiser, KeyedNoise, NetworkDenoiser, check_terminal, elbo
+from scidiffusion.core import Denoiser, KeyedNoise, NetworkDenoiser, check_terminal
+from scidiffusion.core.denoiser import Condition
 from scidiffusion.core.schedules import check_steps
 from scidiffusion.errors import ConditionError
 from scidiffusion.estimator import (
@@ -23,18 +24,20 @@ from scidiffusion.estimator import (
     resolve_device,
     split_rows,
 )
-from scidiffusion.guidance import ClassifierFreeGuidance
-from scidiffusion.images.building import build_denoiser, build_objective
+from scidiffusion.images.building import OWN, SHARED, build_denoiser, build_objective
+from scidiffusion.images.captions import TextEncoder
 from scidiffusion.images.codec import ImageCodec
-from scidiffusion.images.fitting import fit_conditions, image_training
+from scidiffusion.images.conditioning import ImageConditions, rows_of
+from scidiffusion.images.fitting import image_training
 from scidiffusion.images.inpainting import Completion, known_cells
+from scidiffusion.images.scoring import bounds
 from scidiffusion.persistence import SavedModel, check_version
 from scidiffusion.progress import sampling_progress
 from scidiffusion.samplers import Sampler, make_sampler, sample
 
-VERSION = 1
+VERSION = 2
 """Version of what `save` writes of the codec and the network."""
-SIZES = ("width", "multipliers", "blocks", "attention", "heads", "dropout")
+SIZES = (*SHARED, *OWN["unet"], *OWN["dit"])
 
 
 class ImageDiffusion(GenerativeEstimator):
@@ -45,11 +48,15 @@ class ImageDiffusion(GenerativeEstimator):
             (N, C, D, H, W) volumes. (N, C, L) needs 1, (N, D, H, W) needs 3.
         value_range: (low, high) that values must keep; None is the range of the training images,
             which is recorded.
-        width: Channels of the network at full resolution.
-        multipliers: Channels of each level as a multiple of `width`, each level half the size of
-            the one before; None is (1, 2, ...) down to about 4 cells a side.
-        blocks: Residual blocks a level.
-        attention: Levels with self-attention, 0 the full resolution; None is the lowest.
+        network: "unet", or "dit": a transformer over patches (Peebles & Xie 2023).
+        width: Channels of the U-Net at full resolution; a quarter of a token of the transformer.
+        multipliers: Of the U-Net: channels of each level as a multiple of `width`, each level half
+            the size of the one before; None is (1, 2, ...) down to about 4 cells a side.
+        blocks: Of the U-Net: residual blocks a level.
+        attention: Of the U-Net: levels with self-attention, 0 the full resolution; None is the
+            lowest. Captions are attended to at the same levels.
+        patch_size: Of the transformer: cells of a patch along each axis.
+        depth: Of the transformer: number of blocks.
         heads: Heads of the attention.
         dropout: Probability of dropping a feature in a block, in [0, 1).
         parameterization: What the network predicts: "v", "eps" or "x0".
@@ -57,6 +64,10 @@ class ImageDiffusion(GenerativeEstimator):
             which `score_samples` and the sampler "ancestral" use.
         condition_dropout: Share of training images shown without their condition, in [0, 1);
             unconditional samples and guidance need some.
+        given_noise: Largest size of the noise that given images are shown with in training, in
+            their standard deviations (noise-conditioning augmentation); 0 for none.
+        text_encoder: What turns captions into tokens, a `TextEncoder`; None is the words of the
+            training captions. It is not saved with the model: set it again after `load`.
         missing_labels: "error", or "unlabelled": images without a condition (None or NaN in y)
             are learned from without one.
         max_steps: Training steps at most.
@@ -76,7 +87,7 @@ class ImageDiffusion(GenerativeEstimator):
     Attributes:
         seed_: The seed that was used.
         codec_: Shape, dtype, range and scales of the images.
-        condition_codec_: Labels or scales of the conditions; None without.
+        conditions_: `ImageConditions`: labels or scales, vocabulary, shape of given images.
         denoiser_: The fitted denoiser, over scaled images.
         training_: `scidiffusion.training.TrainResult` of the fit; not saved.
 
@@ -95,15 +106,20 @@ class ImageDiffusion(GenerativeEstimator):
         *,
         dims: int | None = None,
         value_range: Sequence[float] | None = None,
+        network: str = "unet",
         width: int = 32,
         multipliers: Sequence[int] | None = None,
         blocks: int = 2,
         attention: Sequence[int] | None = None,
+        patch_size: int = 2,
+        depth: int = 6,
         heads: int = 4,
         dropout: float = 0.1,
         parameterization: str = "v",
         learned_variance: bool = False,
         condition_dropout: float = 0.1,
+        given_noise: float = 0.0,
+        text_encoder: TextEncoder | None = None,
         missing_labels: str = "error",
         max_steps: int = 10_000,
         batch_size: int = 64,
@@ -121,15 +137,20 @@ class ImageDiffusion(GenerativeEstimator):
     ) -> None:
         self.dims = dims
         self.value_range = value_range
+        self.network = network
         self.width = width
         self.multipliers = multipliers
         self.blocks = blocks
         self.attention = attention
+        self.patch_size = patch_size
+        self.depth = depth
         self.heads = heads
         self.dropout = dropout
         self.parameterization = parameterization
         self.learned_variance = learned_variance
         self.condition_dropout = condition_dropout
+        self.given_noise = given_noise
+        self.text_encoder = text_encoder
         self.missing_labels = missing_labels
         self.max_steps = max_steps
         self.batch_size = batch_size
@@ -152,20 +173,25 @@ class ImageDiffusion(GenerativeEstimator):
         X: Any,
         y: Any = None,
         *,
+        captions: Any = None,
+        given: Any = None,
         checkpoint_dir: str | Path | None = None,
         resume: bool = False,
     ) -> Self:
-        """Learn p(images), or p(images | y) where `y` is given.
+        """Learn p(images), or p(images | y, captions, given) of what there is of these.
 
         Args:
             X: Integers or floats, (N, C, ...) with the sizes of the grid last, or (N, ...) for
                 one channel (see `dims`); N >= 10. Integers come back as integers of their range.
             y: (N,) labels (integers, strings, booleans), or (N,) or (N, k) floats.
+            captions: N texts.
+            given: N images on the same grid, or on a coarser one that divides it: what will be
+                given when images are drawn, as the coarse image of a fine one.
             checkpoint_dir: Folder for a checkpoint; None writes none.
             resume: Go on from the checkpoint that is there.
 
         Raises:
-            DataError: if X or y cannot be used; the message names the image.
+            DataError: if X or a condition cannot be used; the message names the image.
             ConfigError: if an option is out of range.
         """
         from scidiffusion.training import train
@@ -174,35 +200,54 @@ class ImageDiffusion(GenerativeEstimator):
         image_training(self, 0, seed)  # options are checked before the images are looked at
         codec, images = ImageCodec.fit(X, dims=self.dims, value_range=self.value_range)
         kept, held = split_rows(len(images), self.validation_fraction, seed)
-        conditions = fit_conditions(y, len(images), self.missing_labels)
+        n = len(images)
+        conditions = ImageConditions.fit(
+            codec,
+            n,
+            y=y,
+            captions=captions,
+            given=given,
+            given_noise=self.given_noise,
+            missing_labels=self.missing_labels,
+            encoder=self.text_encoder,
+        )
         denoiser = self._build(codec, conditions, seed)
         data = codec.encode(images)
-        cond = None if conditions is None else conditions.encode(y, len(data), absent=True)
+        told = {"conditions": y, "captions": captions, "given": given}
+        cond = conditions.encode(n, encoder=self.text_encoder, absent=True, **told)
         check_terminal(denoiser.process, data)
+
+        def part(rows: Tensor) -> tuple[Tensor, Condition]:
+            return data[rows], rows_of(cond, rows, data.device)
+
+        config = image_training(self, len(held), seed)
+        if not conditions.plain:
+            # A given image is never dropped: the objective drops what is beside it.
+            config = replace(config, condition_dropout=0.0)
+        x, shown = part(kept)
         self.training_ = train(
             denoiser,
-            build_objective(denoiser, codec),
-            data[kept],
-            cond=None if cond is None else cond[kept],
-            validation=(data[held], None if cond is None else cond[held]) if len(held) else None,
-            config=image_training(self, len(held), seed),
+            build_objective(denoiser, codec, conditions, self.condition_dropout),
+            x,
+            cond=shown,
+            validation=part(held) if len(held) else None,
+            config=config,
             checkpoint_dir=checkpoint_dir,
             resume=resume,
         )
         self.seed_, self._calls = seed, 0
-        self.codec_, self.condition_codec_ = codec, conditions
+        self.codec_, self.conditions_ = codec, conditions
         self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
         return self
 
-    def _build(
-        self, codec: ImageCodec, conditions: ConditionCodec | None, seed: int
-    ) -> NetworkDenoiser:
+    def _build(self, codec: ImageCodec, conditions: ImageConditions, seed: int) -> NetworkDenoiser:
         return build_denoiser(
             codec,
             conditions,
             seed=seed,
             parameterization=self.parameterization,
             learned_variance=self.learned_variance,
+            network=self.network,
             sizes={name: getattr(self, name) for name in SIZES},
         )
 
@@ -213,6 +258,9 @@ class ImageDiffusion(GenerativeEstimator):
         n: int,
         *,
         conditions: Any = None,
+        captions: Any = None,
+        given: Any = None,
+        given_noise: float = 0.0,
         guidance_scale: float = 1.0,
         steps: int | None = None,
         sampler: str | Sampler | None = None,
@@ -227,8 +275,14 @@ class ImageDiffusion(GenerativeEstimator):
             n: Number of images, >= 0.
             conditions: One for all images, or one an image, as given to `fit`; None draws from
                 all.
-            guidance_scale: 1 samples p(x | conditions), more exaggerates the condition at the
-                price of diversity, 0 ignores it.
+            captions: One text for all, or one an image; None draws from all.
+            given: Given images, one an image or (1, ...) for all; needed by a model fitted with
+                them.
+            given_noise: Size of the errors of the given images, in standard deviations of their
+                values: how far to trust them, up to the `given_noise` of the training. Nothing is
+                added to them.
+            guidance_scale: 1 samples p(x | conditions, captions), more exaggerates these at the
+                price of diversity, 0 ignores them. A given image is obeyed as it is.
             steps: Number of steps, one network evaluation each (two under guidance); default
                 `sample_steps`.
             sampler: Name or sampler; default the estimator's.
@@ -249,10 +303,12 @@ class ImageDiffusion(GenerativeEstimator):
         """
         self._check_fitted()
         n = check_count(n)
-        method, denoiser, cond = self._prepare(n, conditions, guidance_scale, sampler)
+        cond = self._encode(n, conditions, captions, given, given_noise)
+        asked = conditions is not None or captions is not None
+        method, denoiser = self._prepare(guidance_scale, sampler, asked=asked)
         steps = check_steps(self.sample_steps if steps is None else steps)
 
-        def walk(like: Tensor, index: Tensor, part: Tensor | None, noise: KeyedNoise) -> Tensor:
+        def walk(like: Tensor, index: Tensor, part: Condition, noise: KeyedNoise) -> Tensor:
             drawn: Tensor = sample(
                 denoiser.process,
                 denoiser,
@@ -273,6 +329,8 @@ class ImageDiffusion(GenerativeEstimator):
         mask: ArrayLike,
         *,
         conditions: Any = None,
+        captions: Any = None,
+        given: Any = None,
         guidance_scale: float = 1.0,
         method: str = "repaint",
         resamples: int = 10,
@@ -287,6 +345,8 @@ class ImageDiffusion(GenerativeEstimator):
             X: (N, ...) images of the training images' shape; unknown values may be NaN.
             mask: Bool, True where a value is known: of X's shape, or of one image, or of its grid.
             conditions: As of `sample`.
+            captions: As of `sample`.
+            given: As of `sample`.
             guidance_scale: As of `sample`.
             method: "repaint", replacement with resampling; "reconstruction", guidance by the
                 error of the known values: a rougher answer in a third of the time.
@@ -312,17 +372,26 @@ class ImageDiffusion(GenerativeEstimator):
         completion = Completion(
             data, torch.from_numpy(known.reshape(data.shape).copy()), method, resamples
         )
-        _, denoiser, cond = self._prepare(n, conditions, guidance_scale, None)
+        cond = self._encode(n, conditions, captions, given)
+        asked = conditions is not None or captions is not None
+        _, denoiser = self._prepare(guidance_scale, None, asked=asked)
         steps = check_steps(self.sample_steps if steps is None else steps)
 
-        def walk(like: Tensor, index: Tensor, part: Tensor | None, noise: KeyedNoise) -> Tensor:
+        def walk(like: Tensor, index: Tensor, part: Condition, noise: KeyedNoise) -> Tensor:
             return completion.draw(denoiser, like, index, steps, noise, part)
 
         drawn = self.codec_.decode(self._draw(n, cond, walk, random_state, batch_size), clip=clip)
         return np.where(known, images, drawn).astype(drawn.dtype)
 
     def score_samples(
-        self, X: ArrayLike, *, conditions: Any = None, steps: int = 100, draws: int = 1
+        self,
+        X: ArrayLike,
+        *,
+        conditions: Any = None,
+        captions: Any = None,
+        given: Any = None,
+        steps: int = 100,
+        draws: int = 1,
     ) -> NDArray[np.float64]:
         """Return a lower bound of the log-likelihood of images, in nats: the ELBO.
 
@@ -332,6 +401,8 @@ class ImageDiffusion(GenerativeEstimator):
         Args:
             X: (N, ...) images.
             conditions: As of `sample`.
+            captions: As of `sample`.
+            given: As of `sample`.
             steps: Steps of the chain, spread over the log-SNR; more give a better bound.
             draws: Draws to average over, with the noise of a fixed seed.
 
@@ -339,74 +410,60 @@ class ImageDiffusion(GenerativeEstimator):
             (N,) array.
         """
         self._check_fitted()
-        device = resolve_device(self.device)
         data = self.codec_.encode(X)
-        n, block = len(data), self.compute_block
-        cond = self._conditions(conditions, n)
-        grid = self.denoiser_.process.schedule.grid(check_steps(steps))
-        noise, parts = KeyedNoise(self.seed_), []
-        for start in range(0, n, block):
-            # Whole blocks, as in drawing: a bound does not depend on the rows beside it.
-            index = torch.arange(start, start + block).clamp(max=n - 1)
-            part = None if cond is None else cond[index].to(device)
-            bound = elbo(
-                self.denoiser_,
-                data[index].to(device),
-                grid=grid,
-                noise=noise.rows(start),
-                cond=part,
-                draws=draws,
-            )
-            parts.append(bound.total.double().cpu().numpy())
-        total: NDArray[np.float64] = np.concatenate([*parts, np.empty(0)])[:n]
-        return total - self.codec_.log_volume
+        found = bounds(
+            self.denoiser_,
+            data,
+            self._encode(len(data), conditions, captions, given),
+            steps=check_steps(steps),
+            draws=draws,
+            seed=self.seed_,
+            block=self.compute_block,
+            device=resolve_device(self.device),
+        )
+        return found - self.codec_.log_volume
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean of `score_samples` of X (given y), as scikit-learn's density estimators."""
         return float(self.score_samples(X, conditions=y).mean())
 
     def _prepare(
-        self, n: int, conditions: Any, guidance_scale: float, sampler: str | Sampler | None
-    ) -> tuple[Sampler, Denoiser, Tensor | None]:
-        """Check what a draw is asked for: (sampler, guided denoiser, encoded conditions)."""
+        self, guidance_scale: float, sampler: str | Sampler | None, *, asked: bool
+    ) -> tuple[Sampler, Denoiser]:
+        """Check what a draw is asked for: (sampler, guided denoiser)."""
         method = make_sampler(sampler or self.sampler)
-        cond = self._conditions(conditions, n)
-        denoiser: Any = self.denoiser_
-        method.check(denoiser.process)
-        if guidance_scale != 1:
-            if conditions is None:
-                raise ConditionError(
-                    "guidance_scale needs conditions=... to guide towards"
-                    if self.condition_codec_ is not None
-                    else "guidance_scale needs a conditional model; this one was fitted without "
-                    "y, call fit(X, y)"
-                )
-            if self.condition_dropout == 0:
-                raise ConditionError(
-                    "guidance_scale needs an unconditional model to start from, which "
-                    "condition_dropout=0 did not train; fit with condition_dropout=0.1"
-                )
-            denoiser = ClassifierFreeGuidance(denoiser, guidance_scale)
-        return method, denoiser, cond
+        method.check(self.denoiser_.process)
+        dropout = self.condition_dropout
+        return method, self.conditions_.guided(
+            self.denoiser_, guidance_scale, asked=asked, dropout=dropout
+        )
 
-    def _conditions(self, conditions: Any, n: int) -> Tensor | None:
-        if self.condition_codec_ is None:
-            if conditions is not None:
-                raise ConditionError(
-                    "this model was fitted without conditions; call fit(X, y) to learn p(x | y)"
-                )
-            return None
-        if conditions is None and self.condition_dropout == 0:
+    def _encode(
+        self, n: int, conditions: Any, captions: Any, given: Any, given_noise: float = 0.0
+    ) -> Condition:
+        if (
+            self.conditions_.guidable
+            and conditions is None
+            and captions is None
+            and self.condition_dropout == 0
+        ):
             raise ConditionError(
                 "conditions are needed: condition_dropout=0 did not train an unconditional model"
             )
-        return self.condition_codec_.encode(conditions, n)
+        return self.conditions_.encode(
+            n,
+            conditions=conditions,
+            captions=captions,
+            given=given,
+            given_noise=given_noise,
+            encoder=self.text_encoder,
+        )
 
     def _draw(
         self,
         n: int,
-        cond: Tensor | None,
-        walk: Callable[[Tensor, Tensor, Tensor | None, KeyedNoise], Tensor],
+        cond: Condition,
+        walk: Callable[[Tensor, Tensor, Condition, KeyedNoise], Tensor],
         random_state: int | None,
         batch_size: int | None,
     ) -> Tensor:
@@ -417,7 +474,7 @@ class ImageDiffusion(GenerativeEstimator):
 
         def draw(start: int, rows: int) -> Tensor:
             index = torch.arange(start, start + rows).clamp(max=n - 1)
-            part = None if cond is None else cond[index].to(device)
+            part = rows_of(cond, index, device)
             like = torch.empty(rows, *self.codec_.shape, device=device)
             return walk(like, index, part, noise.rows(start)).cpu()
 
@@ -431,12 +488,15 @@ class ImageDiffusion(GenerativeEstimator):
 
     # -- persistence -----------------------------------------------------------------------------
 
+    def _saved_params(self) -> dict[str, Any]:
+        # An encoder of one's own is code: it cannot be saved.
+        return super()._saved_params() | {"text_encoder": None}
+
     def _state(self) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Any]]]:
-        conditions = self.condition_codec_
         codec = {
             "version": VERSION,
             "images": self.codec_.to_dict(),
-            "conditions": None if conditions is None else conditions.to_dict(),
+            "conditions": self.conditions_.to_dict(),
         }
         return {"seed": self.seed_}, dict(self.denoiser_.state_dict()), {"codec.json": codec}
 
@@ -444,11 +504,8 @@ class ImageDiffusion(GenerativeEstimator):
         record = saved.extra["codec.json"]
         check_version(record, VERSION, "the codec of images")
         self.codec_ = ImageCodec.from_dict(record["images"])
-        conditions = record["conditions"]
-        self.condition_codec_ = (
-            None if conditions is None else ConditionCodec.from_dict(conditions)
-        )
-        denoiser = self._build(self.codec_, self.condition_codec_, 0)
+        self.conditions_ = ImageConditions.from_dict(record["conditions"])
+        denoiser = self._build(self.codec_, self.conditions_, 0)
         denoiser.load_state_dict(saved.tensors)
         self.denoiser_ = denoiser.to(resolve_device(self.device)).eval()
         self.seed_, self._calls = int(saved.config["seed"]), 0

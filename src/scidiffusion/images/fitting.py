@@ -8,6 +8,7 @@ from scidiffusion.conditions import ConditionCodec, missing_rows
 from scidiffusion.core.schedules import check_steps
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.estimator import training_config
+from scidiffusion.images.given import check_given_noise
 from scidiffusion.samplers import make_sampler
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def image_training(estimator: Any, held_out: int, seed: int) -> TrainConfig:
         ConfigError: if an option of the estimator is out of range.
     """
     make_sampler(estimator.sampler), check_steps(estimator.sample_steps)
+    check_given_noise(estimator.given_noise)
     if estimator.missing_labels not in MISSING_LABELS:
         listed = ", ".join(map(repr, MISSING_LABELS))
         raise ConfigError(
@@ -51,8 +53,8 @@ def evaluations(max_steps: int, held_out: int) -> dict[str, int]:
     }
 
 
-def fit_conditions(y: Any, n: int, missing_labels: str) -> ConditionCodec | None:
-    """Return the codec of the conditions of n images, or None without any.
+def fit_labels(y: Any, n: int, missing_labels: str) -> ConditionCodec | None:
+    """Return the codec of the labels or numbers of n images, or None without any.
 
     Raises:
         DataError: if y cannot be used, or is missing for some images and that is an error.

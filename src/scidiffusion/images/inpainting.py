@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scidiffusion.core import Denoiser, KeyedNoise
+from scidiffusion.core.denoiser import Condition
 from scidiffusion.core.schedules import check_steps
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.guidance import ReconstructionGuidance, RePaint
@@ -113,7 +114,7 @@ class Completion:
         index: Tensor,
         steps: int,
         noise: KeyedNoise,
-        cond: Tensor | None,
+        cond: Condition,
     ) -> Tensor:
         """Draw the images `index`.
 

@@ -175,6 +175,19 @@ def read_folder(
     return np.ascontiguousarray(np.moveaxis(np.stack(images), -1, 1)), labels
 
 
+def read_captions(path: str | Path) -> list[str]:
+    """Read captions: a text file in UTF-8 with a line for every image.
+
+    Raises:
+        DataError: if there is no such file, or it holds no text.
+    """
+    try:
+        text = _content(Path(path)).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8: {error}") from error
+    return text.splitlines()
+
+
 def _channels(mode: str, info: dict[Any, Any]) -> int:
     if mode in ("1", "L", "I;16", "I", "F"):
         return 1

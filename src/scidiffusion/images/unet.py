@@ -9,12 +9,14 @@ level has residual blocks, every block of the way up is shown what a block of th
 
 with group norms, 3-wide convolutions, and the last convolution of every block, the output of every
 attention and that of the network zero at the start. A level is halved by a convolution of stride 2
-and doubled by repeating cells, cut to the size that the level above has: so any size goes.
+and doubled by repeating cells, cut to the size that the level above has: so any size goes. With a
+context, such as the tokens of a caption, each attention between cells is followed by one from the
+cells to the context (Rombach et al. 2022, section 3.3).
 
 Sizes, with c the channels of a block, k = 3^dims and e the size of the embedding, are those of
 
     block      k c_in c_out + k c_out^2 + e c_out, and c_in c_out where c_in != c_out
-    attention  4 c^2
+    attention  4 c^2; to a context of size d  2 c^2 + 2 c d
     halving, doubling  k c^2
 """
 
@@ -28,9 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scidiffusion.errors import ConfigError, InputError
-from scidiffusion.nn import Modulator, MultiHeadAttention
+from scidiffusion.nn import CrossAttention, Modulator, MultiHeadAttention
 from scidiffusion.nn.conditioning import ConditionSpec
 from scidiffusion.nn.dropout import Dropout
+from scidiffusion.nn.transformer import take_context
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
     1: nn.Conv1d,
@@ -97,18 +100,29 @@ class GridAttention(nn.Module):
     Args:
         channels: Channels of a cell.
         heads: Number of heads; divides `channels`.
+        context_dim: Size of a token of a context that the cells attend to as well; None is none.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, context_dim: int | None = None) -> None:
         super().__init__()
         self.norm = normed(channels)
         self.attention = MultiHeadAttention(channels, heads)
         zeroed(self.attention.output)
+        self.cross_norm: nn.GroupNorm | None = None
+        self.cross: CrossAttention | None = None
+        if context_dim is not None:
+            self.cross_norm = normed(channels)
+            self.cross = CrossAttention(channels, heads, context_dim)
+            zeroed(self.cross.attention.output)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, channels, ...) to the same shape."""
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, channels, ...) to the same shape; `context` is (B, M, context_dim) or None."""
         cells = self.norm(x).flatten(2).transpose(1, 2)
-        return x + self.attention(cells).transpose(1, 2).reshape(x.shape)
+        x = x + self.attention(cells).transpose(1, 2).reshape(x.shape)
+        if self.cross is None or self.cross_norm is None or context is None:
+            return x
+        cells = self.cross_norm(x).flatten(2).transpose(1, 2)
+        return x + self.cross(cells, context).transpose(1, 2).reshape(x.shape)
 
 
 class Level(nn.Module):
@@ -126,10 +140,12 @@ class Level(nn.Module):
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def step(self, index: int, x: Tensor, embedding: Tensor) -> Tensor:
+    def step(
+        self, index: int, x: Tensor, embedding: Tensor, context: Tensor | None = None
+    ) -> Tensor:
         """Apply block number `index` and its attention."""
         x = self.blocks[index](x, embedding)
-        return self.attentions[index](x) if len(self.attentions) else x
+        return self.attentions[index](x, context) if len(self.attentions) else x
 
 
 class UNet(nn.Module):
@@ -149,6 +165,8 @@ class UNet(nn.Module):
         conditions: None, or what `scidiffusion.nn.Modulator` takes: a dict of specifications by
             name or a module.
         embed_dim: Size of the embedding of time and condition; None is 4 width.
+        context_dim: Size of a token of the context, for cross-attention wherever there is
+            self-attention; None is none.
 
     Raises:
         ConfigError: if an option is impossible; the message names it.
@@ -168,6 +186,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         conditions: dict[str, ConditionSpec] | nn.Module | None = None,
         embed_dim: int | None = None,
+        context_dim: int | None = None,
     ) -> None:
         super().__init__()
         if dims not in CONVOLUTIONS:
@@ -185,13 +204,16 @@ class UNet(nn.Module):
                     f"attention names the level {level!r}; this network has the levels 0 (full "
                     f"resolution) to {len(self.multipliers) - 1}"
                 )
+        if context_dim is not None and not self.attention:
+            raise ConfigError("a context needs a level with attention; attention=() has none")
         self.dims, self.channels, self.out_channels = dims, channels, out_channels
+        self.context_dim = context_dim
 
         def build(inputs: Sequence[int], outputs: int, number: int) -> Level:
             attentions = len(inputs) if number in self.attention else 0
             return Level(
                 [ResidualBlock(dims, size, outputs, embed_dim, dropout) for size in inputs],
-                [GridAttention(outputs, heads) for _ in range(attentions)],
+                [GridAttention(outputs, heads, context_dim) for _ in range(attentions)],
             )
 
         widths = [width * multiplier for multiplier in self.multipliers]
@@ -223,7 +245,8 @@ class UNet(nn.Module):
         Args:
             z: (B, channels, ...) with `dims` sizes of any value.
             time: (B,) or a scalar, in [0, 1].
-            cond: None, or what the conditions ask for; a row's is absent at -1 or NaN.
+            cond: None, or what the conditions ask for, and "context" in a dict of them; a row's
+                is absent at -1 or NaN.
 
         Returns:
             (B, out_channels, ...).
@@ -237,20 +260,22 @@ class UNet(nn.Module):
                 f"z must be (B, {self.channels}) and {self.dims} sizes of the grid, got "
                 f"{tuple(z.shape)}"
             )
-        embedding = self.modulator(time, cond)
+        context, rest = take_context(cond, self.context_dim, self.modulator.cond is not None)
+        embedding = self.modulator(time, rest)
         x = self.input(z)
         left = [x]
         for number, level in enumerate(cast("list[Level]", self.down)):
             for index in range(len(level)):
-                x = level.step(index, x, embedding)
+                x = level.step(index, x, embedding, context)
                 left.append(x)
             if number < len(self.shrink):
                 x = self.shrink[number](x)
                 left.append(x)
-        x = self.middle.step(1, self.middle.step(0, x, embedding), embedding)
+        for index in range(2):
+            x = self.middle.step(index, x, embedding, context)
         for number, level in enumerate(cast("list[Level]", self.up)):
             for index in range(len(level)):
-                x = level.step(index, torch.cat((x, left.pop()), 1), embedding)
+                x = level.step(index, torch.cat((x, left.pop()), 1), embedding, context)
             if number < len(self.enlarge):
                 x = functional.interpolate(x, size=left[-1].shape[2:], mode="nearest")
                 x = self.enlarge[number](x)

@@ -77,6 +77,11 @@ class AdaLN(nn.Module):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = zeroed(nn.Linear(cond_dim, 3 * dim))
 
+    def open(self) -> None:
+        """Set the gate to 1: without modulation the branch counts as in a plain transformer."""
+        with torch.no_grad():
+            self.modulation.bias.chunk(3)[2].fill_(1.0)
+
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Return (h, gate) for `x` (B, ..., dim) under `cond` (B, cond_dim) or (1, cond_dim)."""
         scale, shift, gate = per_row(self.modulation(cond), x).chunk(3, -1)

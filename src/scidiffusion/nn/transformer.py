@@ -26,6 +26,37 @@ CONTEXT = "context"
 """The name under which a dict of conditions holds the tokens of the context."""
 
 
+def take_context(cond: Any, context_dim: int | None, others: bool) -> tuple[Tensor | None, Any]:
+    """Split a condition into the context and the rest, None where nothing is left.
+
+    Args:
+        cond: The condition of a network.
+        context_dim: Size of a token of its context; None: it has none.
+        others: Whether it has other conditions.
+
+    Raises:
+        ConditionError: if the context is not (B, M, context_dim) of reals.
+    """
+    if context_dim is None or cond is None:
+        return None, cond
+    if not isinstance(cond, Mapping):
+        if others:
+            raise ConditionError("expected a dict: 'context' beside the other conditions")
+        context, rest = cond, None
+    else:
+        context = cond.get(CONTEXT)
+        rest = {name: value for name, value in cond.items() if name != CONTEXT} or None
+    if context is None:
+        return None, rest
+    shape = tuple(context.shape)
+    if len(shape) != 3 or shape[-1] != context_dim or not context.is_floating_point():
+        raise ConditionError(
+            f"the context must be real, (B, M, {context_dim}) with NaN for absent; "
+            f"got {context.dtype} {shape}"
+        )
+    return context, rest
+
+
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention (with a context) and perceptron, each behind adaLN-Zero.
 
@@ -200,7 +231,7 @@ class Transformer(nn.Module):
                 f"mask must be bool {tuple(z.shape[:2])}, True where there is a token; "
                 f"got {mask.dtype} {tuple(mask.shape)}"
             )
-        context, rest = self._take_context(cond)
+        context, rest = take_context(cond, self.context_dim, self.modulator.cond is not None)
         vector = self.modulator(time, rest)
         z = z.to(self.input.weight.dtype)
         if mask is not None:
@@ -213,24 +244,3 @@ class Transformer(nn.Module):
             x = block(x, vector, context, mask=mask)
         output = self.output(self.final(x, vector))
         return output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0)
-
-    def _take_context(self, cond: Any) -> tuple[Tensor | None, Any]:
-        """Split a condition into the context and the rest, None where nothing is left."""
-        if self.context_dim is None or cond is None:
-            return None, cond
-        if not isinstance(cond, Mapping):
-            if self.modulator.cond is not None:
-                raise ConditionError("expected a dict: 'context' beside the other conditions")
-            context, rest = cond, None
-        else:
-            context = cond.get(CONTEXT)
-            rest = {name: value for name, value in cond.items() if name != CONTEXT} or None
-        if context is None:
-            return None, rest
-        shape = tuple(context.shape)
-        if len(shape) != 3 or shape[-1] != self.context_dim or not context.is_floating_point():
-            raise ConditionError(
-                f"the context must be real, (B, M, {self.context_dim}) with NaN for absent; "
-                f"got {context.dtype} {shape}"
-            )
-        return context, rest
