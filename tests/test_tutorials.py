@@ -12,11 +12,13 @@ import pytest
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 SCRIPTS = sorted(TUTORIALS.glob("*.py"))
 SLOW = {
+    "autoencoder",
     "captions",
     "docking",
     "frames",
     "images",
     "latent",
+    "latent_digits",
     "new_domain",
     "rotations",
     "shapes",

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from scidiffusion.core import GaussianProcess, KeyedNoise, LinearVP
-from scidiffusion.samplers import DDIM, DPMSolverPP, ddim_encode, sample
+from scidiffusion.samplers import DDIM, DPMSolverPP, ddim_encode, sample, spherical_blend
 from scidiffusion.testing import GaussianMixtureOracle
 
 F64 = torch.float64
@@ -60,13 +60,10 @@ assert 2.5 < error[100] / error[400] < 6
 # %%
 up, down = data[(data @ arch) > 0][0], data[(data @ arch) < 0][0]
 latents = ddim_encode(process, curves, torch.stack([up, down]), steps=200)
-share = torch.linspace(0, 1, 7, dtype=F64)[:, None]
-angle = torch.arccos(torch.cosine_similarity(latents[0], latents[1], dim=0))
-blend = (torch.sin((1 - share) * angle) * latents[0] + torch.sin(share * angle) * latents[1]) / (
-    torch.sin(angle)
-)
-between = decoded(blend, 200)
-plain = (1 - share) * up + share * down
+shares = torch.linspace(0, 1, 7, dtype=F64)
+blend = [spherical_blend(latents[:1], latents[1:], float(share)) for share in shares]
+between = decoded(torch.cat(blend), 200)
+plain = (1 - shares[:, None]) * up + shares[:, None] * down
 
 fig, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True)
 for ax, rows, title in zip(

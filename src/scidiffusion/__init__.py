@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scidiffusion import timeseries as timeseries
     from scidiffusion import toy as toy
     from scidiffusion import training as training
+    from scidiffusion.images import DiffusionAutoEncoder as DiffusionAutoEncoder
     from scidiffusion.images import ImageDiffusion as ImageDiffusion
     from scidiffusion.latent import LatentDiffusion as LatentDiffusion
     from scidiffusion.molecules import ConformerDiffusion as ConformerDiffusion
@@ -43,6 +44,7 @@ else:
         names={
             "ConformerDiffusion": "scidiffusion.molecules",
             "DensityDiffusion": "scidiffusion.toy",
+            "DiffusionAutoEncoder": "scidiffusion.images",
             "DiffusionForecaster": "scidiffusion.timeseries",
             "ImageDiffusion": "scidiffusion.images",
             "LatentDiffusion": "scidiffusion.latent",
@@ -70,6 +72,7 @@ else:
 __all__ = [
     "ConformerDiffusion",
     "DensityDiffusion",
+    "DiffusionAutoEncoder",
     "DiffusionForecaster",
     "ImageDiffusion",
     "LatentDiffusion",

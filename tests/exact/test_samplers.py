@@ -35,6 +35,7 @@ from scidiffusion.samplers import (
     PredictorCorrector,
     ddim_encode,
     sample,
+    spherical_blend,
 )
 from scidiffusion.testing import (
     GaussianMixtureOracle,
@@ -596,6 +597,27 @@ def test_ddim_encoder_round_trip_on_a_discrete_schedule():
     assert_round_trip(encode, decode, x, atol=0.03)
     with pytest.raises(AssertionError):
         assert_round_trip(encode, lambda v: decode(-v), x, atol=0.03)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_latents_are_blended_on_the_sphere(share):
+    one = torch.tensor([[3.0, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], dtype=F64)
+    two = torch.tensor([[0.0, 0, 3], [0, 0, 1], [2, 2, 0], [1, 0, 0]], dtype=F64)
+    turned = share * math.pi / 2
+    blend = spherical_blend(one, two, share)
+    expected = torch.tensor([math.cos(turned), math.sin(turned)], dtype=F64)
+    torch.testing.assert_close(blend[0, [0, 2]], 3 * expected)
+    torch.testing.assert_close(blend[1, [1, 2]], expected)
+    # Of parallel rows the line; likewise of zeros, which have no direction.
+    torch.testing.assert_close(blend[2], (1 + share) * one[2])
+    assert bool(blend.isfinite().all())
+
+
+def test_the_blend_of_noise_is_as_long_as_noise():
+    draws = KeyedNoise(0).normal(torch.empty(50, 2, 20, 20, dtype=F64))
+    one, two = draws[:25], draws[25:]
+    assert float(spherical_blend(one, two, 0.5).std()) == pytest.approx(1, abs=0.02)
+    assert float(((one + two) / 2).std()) == pytest.approx(0.5**0.5, abs=0.02)
 
 
 # --- zero terminal SNR -----------------------------------------------------------------------

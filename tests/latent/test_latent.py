@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import FunctionTransformer
@@ -154,6 +154,67 @@ def test_transformers_of_scikit_learn_work_but_cannot_be_saved(tmp_path):
     with pytest.raises(ConfigError, match="PCA can be saved by pickle alone"):
         model.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+class Noisy(PCAEncoder):
+    """Decodes to a draw."""
+
+    decodes_at_random = True
+
+    def decode(self, Z, *, random_state=None):
+        self.asked_ = [*getattr(self, "asked_", []), (len(Z), random_state)]
+        rows = super().decode(Z)
+        return rows + np.random.default_rng(random_state).normal(size=rows.shape)
+
+
+def test_a_decoder_that_draws_has_a_seed():
+    rows, _, _ = gaussian(600)
+    model = LatentDiffusion(Noisy(2), density(max_steps=20)).fit(rows)
+    # What every row costs is spent on some, and the same each time.
+    assert model.encoder_.asked_ == [(256, 0)]
+    again = LatentDiffusion(Noisy(2), density(max_steps=20)).fit(rows)
+    assert again.reconstruction_error_ == model.reconstruction_error_
+    drawn = model.sample(5, random_state=1)
+    np.testing.assert_array_equal(again.sample(5, random_state=1), drawn)
+    first, second = model.sample(5), model.sample(5)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(again.sample(5), first)
+    codes = model.encode(rows[:3])
+    one = model.decode(codes, random_state=2)
+    np.testing.assert_array_equal(model.reconstruct(rows[:3], random_state=2), one)
+    assert not np.array_equal(model.decode(codes, random_state=3), one)
+    assert not np.array_equal(model.decode(codes), model.decode(codes))
+
+
+class Elsewhere(BaseEstimator):
+    """An encoder of another domain, which knows nothing of `Encoder`."""
+
+    decodes_at_random = False
+
+    def fit(self, X):
+        self.shape_ = X.shape[1:]
+        return self
+
+    def encode(self, X):
+        return X.reshape(len(X), -1)[:, :3]
+
+    def decode(self, Z):
+        return np.repeat(Z, 7, axis=1)[:, :20].reshape(len(Z), *self.shape_)
+
+    def state(self):
+        return {}, {}
+
+    def restore(self, notes, tensors):
+        return self
+
+
+def test_an_encoder_is_known_by_what_it_has():
+    rows, _, _ = gaussian(100)
+    assert isinstance(Elsewhere(), Encoder)
+    assert not isinstance(PCA(2), Encoder)
+    assert not isinstance(Elsewhere(), PCAEncoder)
+    model = LatentDiffusion(Elsewhere(), density(max_steps=5)).fit(rows)
+    assert model.sample(2).shape == (2, 4, 5)
 
 
 class Short(Encoder):

@@ -1,7 +1,8 @@
 """Images and fields on grids of one, two or three dimensions.
 
 `ImageDiffusion` learns images (N, C, H, W), lines (N, C, L) or volumes (N, C, D, H, W), with or
-without a condition, and draws, completes and scores them. Readers take folders of pictures and
+without a condition, and draws, completes and scores them; `DiffusionAutoEncoder` tells each in a
+few numbers and draws what is so told. Readers take folders of pictures and
 MNIST's files, metrics compare samples with data. Names load at first use.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from scidiffusion import _lazy
 
 if TYPE_CHECKING:
+    from scidiffusion.images.autoencoder import DiffusionAutoEncoder as DiffusionAutoEncoder
     from scidiffusion.images.captions import TextEncoder as TextEncoder
     from scidiffusion.images.cascade import ImageCascade as ImageCascade
     from scidiffusion.images.cascade import coarsened as coarsened
@@ -36,6 +38,7 @@ else:
     __getattr__, __dir__ = _lazy.attach(
         __name__,
         names={
+            "DiffusionAutoEncoder": _HERE + "autoencoder",
             "GridTransformer": _HERE + "dit",
             "ImageCascade": _HERE + "cascade",
             "ImageDiffusion": _HERE + "estimator",
@@ -59,6 +62,7 @@ else:
     )
 
 __all__ = [
+    "DiffusionAutoEncoder",
     "GridTransformer",
     "ImageCascade",
     "ImageDiffusion",

@@ -107,6 +107,11 @@ class ImageCodec:
         return len(self.shape) - 1
 
     @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of an image as users have it: without an axis of channels if they had none."""
+        return self.shape if self.channel_axis else self.shape[1:]
+
+    @property
     def whole(self) -> bool:
         """Whether values are integers (or booleans)."""
         return np.dtype(self.dtype).kind in "iub"
@@ -136,10 +141,9 @@ class ImageCodec:
             DataError: if they are of another shape, not finite, or integers beyond the range.
         """
         array, _ = as_images(X, self.dims)
-        expected = self.shape if self.channel_axis else self.shape[1:]
-        if array.shape[1:] != expected:
+        if array.shape[1:] != self.row_shape:
             raise DataError(
-                f"images have shape {array.shape[1:]}, the model was fitted on {expected}"
+                f"images have shape {array.shape[1:]}, the model was fitted on {self.row_shape}"
             )
         if known is not None:
             array = np.where(known, array, np.asarray(self.low).astype(array.dtype))
@@ -166,8 +170,7 @@ class ImageCodec:
             values = values.clip(self.low, self.high)
         if self.whole:
             values = np.rint(values)
-        shape = self.shape if self.channel_axis else self.shape[1:]
-        return values.astype(dtype).reshape(-1, *shape)
+        return values.astype(dtype).reshape(-1, *self.row_shape)
 
     def _across(self, values: Sequence[float]) -> NDArray[np.float64]:
         return np.asarray(values, dtype=np.float64).reshape(-1, *[1] * self.dims)

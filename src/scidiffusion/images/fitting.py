@@ -37,12 +37,20 @@ def image_training(estimator: Any, held_out: int, seed: int) -> TrainConfig:
         raise ConfigError(
             f"missing_labels must be one of {listed}; got {estimator.missing_labels!r}"
         )
-    return training_config(
-        estimator,
-        seed,
-        validate_every=max(1, min(200, estimator.max_steps // 5)),
-        validation_draws=min(MOST_DRAWS, max(DRAWS_PER_IMAGE * held_out, 1)),
-    )
+    return training_config(estimator, seed, **evaluations(estimator.max_steps, held_out))
+
+
+def evaluations(max_steps: int, held_out: int) -> dict[str, int]:
+    """Return how often a training evaluates, and on how many noisy images.
+
+    Args:
+        max_steps: Training steps at most.
+        held_out: Number of held-out images.
+    """
+    return {
+        "validate_every": max(1, min(200, max_steps // 5)),
+        "validation_draws": min(MOST_DRAWS, max(DRAWS_PER_IMAGE * held_out, 1)),
+    }
 
 
 def fit_labels(y: Any, n: int, missing_labels: str) -> ConditionCodec | None:

@@ -8,7 +8,7 @@ the code lacks of the data is known exactly: the variance of the components left
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,11 +24,24 @@ Array = NDArray[np.float64]
 class Encoder(BaseEstimator, ABC):
     """Rows to codes and back; `get_params` and `clone` know it.
 
+    A class of another domain is one if it has all of this: `scidiffusion.DiffusionAutoEncoder` is.
+
     Attributes:
         shape_: Shape of a row.
+        decodes_at_random: Whether a code stands for many rows, of which `decode` draws one; it
+            then takes a `random_state`.
     """
 
     shape_: tuple[int, ...]
+    decodes_at_random: ClassVar[bool] = False
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        """Know an encoder by what it has, as domains do not import each other."""
+        if cls is not Encoder:
+            return NotImplemented
+        needed = {*cls.__abstractmethods__, "decodes_at_random"}
+        return all(hasattr(other, name) for name in needed) or NotImplemented
 
     @abstractmethod
     def fit(self, X: Array) -> Self:

@@ -2,7 +2,8 @@
 
 Diffusion costs a network evaluation a step and number; a code of 16 numbers in place of 1024
 pixels makes each cheap. What the encoder throws away is lost: `reconstruct` shows it, before
-anything is drawn (Rombach et al. 2022, section 3; Vahdat et al. 2021).
+anything is drawn (Rombach et al. 2022, section 3; Vahdat et al. 2021). A decoder may itself draw
+what the code leaves open (Preechakul et al. 2022); a seed is then that of both draws.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from scidiffusion.latent.encoders import Encoder, TransformerEncoder
 from scidiffusion.persistence import SavedModel
 
 LEAST_ROWS = 10
+MOST_DRAWN = 256
+"""Rows at most of which a decoder that draws is measured: each costs it a walk."""
 PACKAGE = "scidiffusion."
 
 
@@ -28,8 +31,8 @@ class LatentDiffusion(GenerativeEstimator):
     """Learn the law of codes, draw codes, decode them; see the module.
 
     Args:
-        encoder: A `PCAEncoder`, `AutoEncoder` or other `Encoder`, or a transformer of scikit-learn
-            with `inverse_transform`.
+        encoder: A `PCAEncoder`, `AutoEncoder`, `scidiffusion.DiffusionAutoEncoder` or other
+            `Encoder`, or a transformer of scikit-learn with `inverse_transform`.
         estimator: An estimator of arrays (n, k), such as `DensityDiffusion`.
         device: "auto", "cpu" or "cuda", of both; None leaves it to them.
 
@@ -69,7 +72,9 @@ class LatentDiffusion(GenerativeEstimator):
         rows = _rows(X)
         self.encoder_ = _placed(self._encoder(), self.device).fit(rows)
         codes = self._encoded(rows)
-        made = self._decoded(codes, rows.shape[1:])
+        if self.encoder_.decodes_at_random:
+            rows = rows[:MOST_DRAWN]
+        made = self._decoded(codes[: len(rows)], rows.shape[1:], 0)
         variance = float(rows.var(0).mean())
         self.reconstruction_error_ = float(np.square(made - rows).mean()) / variance
         self.estimator_ = _placed(clone(self.estimator), self.device).fit(codes, y)
@@ -95,8 +100,11 @@ class LatentDiffusion(GenerativeEstimator):
             )
         return codes
 
-    def _decoded(self, codes: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-        made = np.asarray(self.encoder_.decode(codes), dtype=np.float64)
+    def _decoded(
+        self, codes: NDArray[np.float64], shape: tuple[int, ...], random_state: int | None
+    ) -> NDArray[np.float64]:
+        seed = {"random_state": random_state} if self.encoder_.decodes_at_random else {}
+        made = np.asarray(self.encoder_.decode(codes, **seed), dtype=np.float64)
         if made.shape != (len(codes), *shape):
             raise DataError(
                 f"the encoder decodes to rows of shape {made.shape[1:]}, and the data have "
@@ -115,27 +123,38 @@ class LatentDiffusion(GenerativeEstimator):
             )
         return self._encoded(rows)
 
-    def decode(self, Z: ArrayLike) -> NDArray[np.float64]:
-        """Rows (n, ...) of codes (n, k)."""
+    def decode(self, Z: ArrayLike, *, random_state: int | None = None) -> NDArray[np.float64]:
+        """Rows (n, ...) of codes (n, k).
+
+        Args:
+            Z: The codes.
+            random_state: Seed of a decoder that draws; None takes another each call.
+        """
         self._check_fitted()
-        return self._decoded(np.asarray(Z, dtype=np.float64), tuple(self.encoder_.shape_))
+        codes = np.asarray(Z, dtype=np.float64)
+        return self._decoded(codes, tuple(self.encoder_.shape_), random_state)
 
-    def reconstruct(self, X: ArrayLike) -> NDArray[np.float64]:
-        """What is left of rows after encoding and decoding."""
-        return self.decode(self.encode(X))
+    def reconstruct(self, X: ArrayLike, *, random_state: int | None = None) -> NDArray[np.float64]:
+        """What is left of rows after encoding and decoding; see `decode`."""
+        return self.decode(self.encode(X), random_state=random_state)
 
-    def sample(self, n: int, **options: Any) -> NDArray[np.float64]:
+    def sample(
+        self, n: int, *, random_state: int | None = None, **options: Any
+    ) -> NDArray[np.float64]:
         """Draw rows.
 
         Args:
             n: Number of rows.
-            **options: As of the estimator's `sample`: conditions, guidance, steps, random_state.
+            random_state: Seed of codes and decoder; None continues the estimator's own stream.
+            **options: As of the estimator's `sample`: conditions, guidance_scale, steps.
 
         Returns:
             (n, ...) rows of the data's shape.
         """
         self._check_fitted()
-        return self.decode(self.estimator_.sample(n, **options))
+        seed = self.estimator_._next_seed(random_state)
+        codes = self.estimator_.sample(n, random_state=seed, **options)
+        return self.decode(codes, random_state=seed)
 
     # -- persistence -----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from scidiffusion.samplers.base import (
     sample,
     trajectory,
 )
-from scidiffusion.samplers.ddim import DDIM, ddim_encode
+from scidiffusion.samplers.ddim import DDIM, ddim_encode, spherical_blend
 from scidiffusion.samplers.dpm_solver import DPMSolverPP
 from scidiffusion.samplers.heun import Heun
 from scidiffusion.samplers.partwise import PartwiseSampler
@@ -35,5 +35,6 @@ __all__ = [
     "ddim_encode",
     "make_sampler",
     "sample",
+    "spherical_blend",
     "trajectory",
 ]

@@ -22,6 +22,9 @@ from scidiffusion.core.schedules import Spacing
 from scidiffusion.errors import ConfigError
 from scidiffusion.samplers.base import Carry, SinglePrediction
 
+PARALLEL = 1e-6
+"""Sine of an angle below which two rows count as parallel."""
+
 
 @dataclass(frozen=True)
 class DDIM(SinglePrediction):
@@ -104,3 +107,32 @@ def ddim_encode(
         x0 = prediction.x0 if s > 0 else z
         z = match(there.scale, z) * x0 + match(there.std, z) * prediction.eps
     return z
+
+
+def spherical_blend(first: Tensor, second: Tensor, share: float) -> Tensor:
+    r"""Blend latents on the sphere, row by row.
+
+    Shoemake 1985; Song, Meng & Ermon 2021, section 5.3:
+
+        (sin((1 - share) w) first + sin(share w) second) / sin(w),   w the angle between the two
+
+    The blend of two draws of N(0, I) is about as long as they are; their mean is shorter.
+
+    Args:
+        first: (B, ...) latents, as of `ddim_encode`.
+        second: Latents of the same shape.
+        share: Share of the second, in [0, 1] for what lies between.
+
+    Returns:
+        (B, ...) latents; of parallel rows, or rows of zeros, what lies on the line between them.
+    """
+    one, two = first.flatten(1), second.flatten(1)
+    angle = torch.arccos(torch.cosine_similarity(one, two, dim=1).clamp(-1, 1))
+    whole = angle.sin()
+    alike = whole < PARALLEL
+
+    def weight(part: float) -> Tensor:
+        bent = (part * angle).sin() / whole.masked_fill(alike, 1)
+        return match(torch.where(alike, part, bent), first)
+
+    return weight(1 - share) * first + weight(share) * second
