@@ -60,8 +60,9 @@ def test_mnists_format(tmp_path, compress, dtype):
         (b"\x89PNG....", "not a file of MNIST's format"),
         (idx(np.zeros((2, 3), np.uint8))[:7], "within its header"),
         (idx(np.zeros((2, 3), np.uint8))[:-1], "truncated"),
-        (gzip.compress(idx(np.zeros((2, 3), np.uint8)))[:-4], "cannot read"),
+        (gzip.compress(idx(np.zeros((2, 3), np.uint8)), mtime=0)[:-4], "cannot read"),
     ],
+    ids=["empty", "picture", "header", "values", "packed"],
 )
 def test_files_that_are_not_mnists(tmp_path, content, message):
     file = tmp_path / "file"
