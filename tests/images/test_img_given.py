@@ -191,7 +191,7 @@ def cascade(**options) -> ImageCascade:
 
 def test_a_cascade_gives_the_law_of_the_fine_field():
     model = cascade(
-        max_steps=300, batch_size=64, lr=3e-3, ema_decay=0.99, dropout=0.0, sample_steps=16
+        max_steps=400, batch_size=64, lr=3e-3, ema_decay=0.99, dropout=0.0, sample_steps=16
     ).fit(lines(2000, 0))
     drawn = model.sample(600, random_state=0)
     off = np.linalg.norm(np.cov(drawn.T) - COVARIANCE) / np.linalg.norm(COVARIANCE)
