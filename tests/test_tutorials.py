@@ -12,8 +12,10 @@ import pytest
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 SCRIPTS = sorted(TUTORIALS.glob("*.py"))
 SLOW = {
+    "classifier_digits",
     "docking",
     "frames",
+    "gan",
     "images",
     "latent",
     "new_domain",

@@ -1,4 +1,4 @@
-"""The game of a denoising diffusion GAN: its losses in closed form, its training, its estimator."""
+"""Denoising diffusion GANs: the losses in closed form, the training, the estimator."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_best_discriminator_and_what_the_generator_then_loses():
 
     middle = 0.5 * (p + q)
     js = 0.5 * ((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum())
-    assert float(expected(logits)) == pytest.approx(2 * math.log(2) - 2 * float(js))
+    assert float(expected(logits.detach())) == pytest.approx(2 * math.log(2) - 2 * float(js))
     (gradient,) = torch.autograd.grad(expected(logits), logits)
     assert float(gradient.abs().max()) < 1e-12
     torch.testing.assert_close(generator_loss(logits), (1 + (q / p)).log() - (q / p).log() - (
@@ -175,7 +175,7 @@ def test_a_diverged_training_is_an_error_with_the_ways_out():
             return super().forward(z, time, latent) / 0.0
 
     gan = DenoisingGAN(**SMALL, generator=Broken(1.0))
-    with pytest.raises(TrainingError, match=r"smaller learning rate \(lr=0.001\)"):
+    with pytest.raises(TrainingError, match=r"smaller learning rate \(lr=0.002\)"):
         gan.fit(ROWS)
     assert not hasattr(gan, "seed_")
 
@@ -190,7 +190,7 @@ def test_two_modes_are_learned_where_their_mean_is_nothing():
     rng = np.random.default_rng(0)
     X = np.where(rng.random(2000) < 0.3, -1.0, 1.0)[:, None] + 0.1 * rng.normal(size=(2000, 1))
     gan = DenoisingGAN(
-        width=32, blocks=1, max_steps=600, batch_size=128, lr=2e-3, progress=False, random_state=0
+        width=32, blocks=1, latent_dim=2, max_steps=500, progress=False, random_state=0
     ).fit(X)
     drawn = gan.sample(2000, random_state=0)[:, 0]
     assert (np.abs(drawn) < 0.5).mean() < 0.1
@@ -198,7 +198,7 @@ def test_two_modes_are_learned_where_their_mean_is_nothing():
     assert 0.05 < drawn[drawn > 0].std() < 0.3
     history = gan.training_.history
     assert len(history) == 20
-    assert history[-1]["step"] == 600
+    assert history[-1]["step"] == 500
     # Where nothing can be told apart the loss is 2 log 2.
     assert history[-1]["discriminator_loss"] == pytest.approx(2 * math.log(2), abs=0.15)
 

@@ -10,8 +10,14 @@ import torch
 from scipy import stats
 
 from scidiffusion.adversarial import PosteriorSteps
-from scidiffusion.core import DiscreteSchedule, GaussianProcess, KeyedNoise, LinearVP, VESchedule
-from scidiffusion.core import MultinomialProcess
+from scidiffusion.core import (
+    DiscreteSchedule,
+    GaussianProcess,
+    KeyedNoise,
+    LinearVP,
+    MultinomialProcess,
+    VESchedule,
+)
 from scidiffusion.errors import ConfigError
 from scidiffusion.samplers import DDIM, Ancestral, DPMSolverPP, sample
 from scidiffusion.testing import GaussianMixtureOracle, assert_same_distribution
@@ -35,9 +41,7 @@ def prince():
 
 @pytest.fixture(scope="module")
 def floor(prince):
-    return max(
-        prince.wasserstein_1(prince.sample(ROWS, KeyedNoise(seed))[0]) for seed in range(5)
-    )
+    return max(prince.wasserstein_1(prince.sample(ROWS, KeyedNoise(seed))[0]) for seed in range(5))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 7])
@@ -86,8 +90,7 @@ def test_a_step_from_known_clean_data_is_the_posterior():
     prior, move = process.schedule.marginal(s), process.schedule.transition(t, s)
     precision = 1 / float(prior.var) + float(move.scale) ** 2 / float(move.var)
     mean = (
-        float(prior.scale) * 0.8 / float(prior.var)
-        + float(move.scale) * -0.3 / float(move.var)
+        float(prior.scale) * 0.8 / float(prior.var) + float(move.scale) * -0.3 / float(move.var)
     ) / precision
     law = stats.norm(mean, precision**-0.5)
     assert stats.kstest(states[1][:, 0].numpy(), law.cdf).pvalue > 1e-3

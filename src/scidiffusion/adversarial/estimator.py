@@ -44,7 +44,7 @@ REPORTS = 20
 class DenoisingGAN(GenerativeEstimator):
     """A generator of clean data from noisy ones, trained against a discriminator; see the module.
 
-    Columns of (n, d) data are standardised each, rows of any other shape by one mean and one scale.
+    Columns of (n, d) data are standardised each, rows of any other shape by one mean and scale.
 
     Args:
         steps: Steps of the walk, each an evaluation of the generator; 4 in the paper. Of one step
@@ -90,10 +90,10 @@ class DenoisingGAN(GenerativeEstimator):
         latent_dim: int = 8,
         width: int = 128,
         blocks: int = 2,
-        penalty: float = 0.1,
-        max_steps: int = 5000,
-        batch_size: int = 256,
-        lr: float = 1e-3,
+        penalty: float = 1.0,
+        max_steps: int = 3000,
+        batch_size: int = 512,
+        lr: float = 2e-3,
         ema_decay: float = 0.995,
         budget: float | str | None = None,
         device: str = "auto",
@@ -141,7 +141,8 @@ class DenoisingGAN(GenerativeEstimator):
         self.shape_ = rows.shape[1:]
         axis = 0 if rows.ndim == 2 else None
         self.mean_, self.scale_ = rows.mean(axis), rows.std(axis)
-        generator, discriminator = (player.to(device) for player in self._build(seed))
+        generator, discriminator = self._build(seed)
+        generator, discriminator = generator.to(device), discriminator.to(device)
         data = torch.from_numpy((rows - self.mean_) / self.scale_).to(device, torch.float32)
         check_terminal(generator.process, data)
         self.training_ = train_adversarially(

@@ -7,7 +7,7 @@ For rows x and random neighbours s < t of the grid,
     D        minimises discriminator_loss(D(z_s, z_t, t), D(z_s', z_t, t)) + penalty R1(z_s)
     G        minimises generator_loss(D(z_s', z_t, t)),  at a z_t of its own
 
-(Xiao et al. 2022, eqs. 4-6). G's averaged weights are what is kept. Neither loss tells how good
+(Xiao et al. 2022, section 3.2). G's averaged weights are what is kept. Neither loss tells how good
 the samples are, so there is no early stopping: a run ends by its steps or its budget.
 
 Step k draws from generators seeded with (seed, k): a run is a function of its arguments.
@@ -19,7 +19,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scidiffusion.adversarial.losses import discriminator_loss, generator_loss, gradient_penalty
 from scidiffusion.adversarial.networks import LatentGenerator, PairDiscriminator
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 LOOK_EVERY = 50
 """Steps between two looks at the losses: each makes a GPU wait for the CPU."""
 BETAS = (0.5, 0.9)
-"""Adam's; a longer memory of the gradient overshoots in a game (Xiao et al. 2022, table 6)."""
+"""Adam's, as of Xiao et al. 2022: a longer memory of the gradient overshoots in a game."""
 
 
 def train_adversarially(
@@ -120,7 +120,7 @@ class _Game:
     ) -> None:
         self.generator, self.discriminator = generator.train(), discriminator.train()
         self.grid, self.penalty, self.config = grid, penalty, config
-        self.weights = list(generator.parameters())
+        self.weights: list[Tensor] = list(generator.parameters())
         self.averages = [weight.detach().clone() for weight in self.weights]
         self.optimizers = [
             torch.optim.Adam(player.parameters(), config.lr, betas=BETAS)
@@ -134,14 +134,14 @@ class _Game:
         seed_global(key_of(self.config.seed, "network", step), x.device)
         noise = GeneratorNoise(self.source.manual_seed(key_of(self.config.seed, "noise", step)))
         for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = self.config.lr * 0.5 * (
-                1 + math.cos(math.pi * gone)
-            )
+            optimizer.param_groups[0]["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * gone))
         judge, draw = self.optimizers
 
-        earlier, later, t, s = self._pair(x, noise)
+        later, t, s = self._noised(x, noise)
+        drawn = noise.normal(x)
+        earlier = self._stepped(x, later, t, s, drawn)
         with torch.no_grad():
-            fake = self._generated(later, t, s, noise)
+            fake = self._stepped(self._cleaned(later, t, noise), later, t, s, drawn)
         slope, real = torch.zeros(()), None
         if self.penalty:
             slopes, real = gradient_penalty(lambda z: self.discriminator(z, later, t), earlier)
@@ -153,11 +153,10 @@ class _Game:
         (told + self.penalty * slope).backward()
         judge.step()
 
-        _, later, t, s = self._pair(x, noise)
+        later, t, s = self._noised(x, noise)
+        fake = self._stepped(self._cleaned(later, t, noise), later, t, s, noise.normal(x))
         self.discriminator.requires_grad_(False)
-        fooled = generator_loss(
-            self.discriminator(self._generated(later, t, s, noise), later, t)
-        ).mean()
+        fooled = generator_loss(self.discriminator(fake, later, t)).mean()
         draw.zero_grad(set_to_none=True)
         fooled.backward()
         draw.step()
@@ -166,20 +165,25 @@ class _Game:
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
-            self.sums += torch.stack([part.detach().to(x.device) for part in (told, fooled, slope)])
+            self.sums += torch.stack(
+                [part.detach().to(x.device) for part in (told, fooled, slope)]
+            )
         self.count += 1
 
-    def _pair(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return (z_s, z_t, t, s) at neighbours of the grid, another pair of times a row."""
-        process, steps = self.generator.process, len(self.grid) - 1
+    def _noised(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (z_t, t, s) at neighbours of the grid, another pair of times a row."""
+        steps = len(self.grid) - 1
         index = (noise.uniform(x.new_empty(len(x))) * steps).long().clamp(max=steps - 1).cpu()
         t, s = self.grid[index], self.grid[index + 1]
-        earlier = process.q_sample(x, s, noise).z
-        return earlier, process.forward_step(earlier, s, t, noise), t, s
+        return self.generator.process.q_sample(x, t, noise).z, t, s
 
-    def _generated(self, later: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        x = self.generator.draw_clean(later, t, noise)
-        return self.generator.process.posterior(x, later, t, s).sample(noise)
+    def _cleaned(self, later: Tensor, t: Tensor, noise: Noise) -> Tensor:
+        return self.generator.draw_clean(later, t, noise)
+
+    def _stepped(self, x: Tensor, later: Tensor, t: Tensor, s: Tensor, drawn: Tensor) -> Tensor:
+        """z_s ~ q(z_s | z_t, x), with standard normal numbers `drawn`."""
+        law = self.generator.process.posterior(x, later, t, s)
+        return law.mean + law.var.sqrt() * drawn
 
     def check(self, step: int) -> None:
         """Raise `TrainingError` if a loss since the last report was NaN or infinite."""

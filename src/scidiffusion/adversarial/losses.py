@@ -4,8 +4,8 @@ r"""What the two networks of a GAN minimise, row by row, from logits of the disc
     generator        softplus(-D(fake))
     penalty          |grad_x D(x)|^2 / 2   at real x
 
-The first two are the non-saturating pair (Goodfellow et al. 2014, section 3), whose generator still
-learns where the discriminator is sure. The penalty, R1 of Mescheder, Geiger & Nowozin (2018,
+The first two are the non-saturating pair (Goodfellow et al. 2014, section 3), whose generator
+learns even where the discriminator is sure. The penalty, R1 of Mescheder, Geiger & Nowozin (2018,
 eq. 9), makes the game's equilibrium attract: without it a discriminator that has won keeps a slope
 on the data and drives the generator round.
 """

@@ -25,11 +25,13 @@ class LatentGenerator(nn.Module):
     """Draw clean data by a network that is given a latent; a `CleanDrawer`.
 
     Args:
-        network: Called as network(z, time, latent) with (B, ...), (B,) and (B, latent_dim); returns
+        network: Called as network(z, time, latent) with (B, ...), (B,) and (B, latent_dim); gives
             the shape of z. `UNet(..., conditions={"latent": ("vector", latent_dim)})` is one.
         process: Process of the noisy states.
         latent_dim: Length of a latent.
     """
+
+    process: GaussianProcess
 
     def __init__(self, network: nn.Module, process: GaussianProcess, latent_dim: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 r"""Steps of any size: draw clean data from p(x | z_t), then z_s from the exact posterior.
 
-    p(z_s | z_t) = integral of p(x | z_t) q(z_s | z_t, x) dx          (Xiao et al. 2022, eq. 5)
+    p(z_s | z_t) = integral of p(x | z_t) q(z_s | z_t, x) dx        (Xiao et al. 2022, section 3.2)
 
 A Gaussian reverse kernel puts the mean of x in the place of the integral, which is right for
 steps that are small only: over a large step p(z_s | z_t) has as many modes as x has. With draws

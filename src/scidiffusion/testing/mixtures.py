@@ -6,8 +6,8 @@ For data x ~ sum_k w_k N(mu_k, Sigma_k) the noisy marginal is again a mixture,
 
 so the score, eps* = -std score, x0* = E[x | z_t], Var[x | z_t], log q(z_t), the class posterior
 p(k | z_t), draws from p(x | z_t) and the score guided towards a class are known at every noise
-level. As a `Denoiser` it tests samplers, objectives, the ELBO, likelihoods and guidance without any
-training.
+level. As a `Denoiser` it tests samplers, objectives, the ELBO, likelihoods and guidance without
+any training.
 """
 
 from __future__ import annotations
