@@ -56,12 +56,14 @@ ALLOWED: dict[str, set[str]] = {
     "latent": _BELOW_DOMAINS,
     # It loads what a model folder names, through the lazy names.
     "distributed": _BELOW_DOMAINS,
+    # An estimator of rows of any shape, and of no domain.
+    "adversarial": _BELOW_DOMAINS,
     "cli": _BELOW_DOMAINS | DOMAINS,
     # The demo is a command of its own, with the manners of the others.
     "demo": _BELOW_DOMAINS | DOMAINS | {"cli"},
     "__main__": {"cli"},
     # The lazy names: imported under TYPE_CHECKING alone, which tests/test_house.py proves.
-    "__init__": LEAVES | _PARTS | DOMAINS | {"core", "latent", "training", "testing"},
+    "__init__": LEAVES | _PARTS | DOMAINS | {"adversarial", "core", "latent", "training", "testing"},
 }
 
 # Third-party packages; units that are not listed may import any base dependency.

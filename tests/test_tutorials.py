@@ -14,8 +14,10 @@ SCRIPTS = sorted(TUTORIALS.glob("*.py"))
 SLOW = {
     "autoencoder",
     "captions",
+    "classifier_digits",
     "docking",
     "frames",
+    "gan",
     "images",
     "latent",
     "latent_digits",

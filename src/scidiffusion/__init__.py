@@ -17,6 +17,7 @@ from scidiffusion import _lazy
 from scidiffusion._version import __version__
 
 if TYPE_CHECKING:
+    from scidiffusion import adversarial as adversarial
     from scidiffusion import core as core
     from scidiffusion import guidance as guidance
     from scidiffusion import images as images
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from scidiffusion import timeseries as timeseries
     from scidiffusion import toy as toy
     from scidiffusion import training as training
+    from scidiffusion.adversarial import DenoisingGAN as DenoisingGAN
     from scidiffusion.images import DiffusionAutoEncoder as DiffusionAutoEncoder
     from scidiffusion.images import ImageDiffusion as ImageDiffusion
     from scidiffusion.latent import LatentDiffusion as LatentDiffusion
@@ -43,6 +45,7 @@ else:
         __name__,
         names={
             "ConformerDiffusion": "scidiffusion.molecules",
+            "DenoisingGAN": "scidiffusion.adversarial",
             "DensityDiffusion": "scidiffusion.toy",
             "DiffusionAutoEncoder": "scidiffusion.images",
             "DiffusionForecaster": "scidiffusion.timeseries",
@@ -53,6 +56,7 @@ else:
             "conformers": "scidiffusion.molecules",
         },
         submodules=(
+            "adversarial",
             "core",
             "errors",
             "guidance",
@@ -71,6 +75,7 @@ else:
 
 __all__ = [
     "ConformerDiffusion",
+    "DenoisingGAN",
     "DensityDiffusion",
     "DiffusionAutoEncoder",
     "DiffusionForecaster",
@@ -79,6 +84,7 @@ __all__ = [
     "MoleculeDiffusion",
     "TabularDiffusion",
     "__version__",
+    "adversarial",
     "conformers",
     "core",
     "errors",

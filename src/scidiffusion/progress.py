@@ -1,4 +1,4 @@
-"""A progress bar for sampling, on standard error, with the time that is left."""
+"""A progress bar for counted work, on standard error, with the time that is left."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def sampling_progress(
-    total: int, *, enabled: bool, unit: str = "rows"
+    total: int, *, enabled: bool, unit: str = "rows", task: str = "sampling"
 ) -> Iterator[Callable[[int], None] | None]:
-    """Show how many rows are done.
+    """Show how many rows, or other units, are done.
 
     Args:
         total: Number of rows in all.
         enabled: False shows nothing.
         unit: What is counted.
+        task: What is done.
 
     Yields:
         A function of the number done so far, or None if nothing is shown.
@@ -33,7 +34,7 @@ def sampling_progress(
     )
 
     with Progress(
-        TextColumn("sampling"),
+        TextColumn(task),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -41,9 +42,9 @@ def sampling_progress(
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=total)
+        counted = bar.add_task("", total=total)
 
         def advance(done: int) -> None:
-            bar.update(task, completed=done)
+            bar.update(counted, completed=done)
 
         yield advance

@@ -5,8 +5,9 @@ For data x ~ sum_k w_k N(mu_k, Sigma_k) the noisy marginal is again a mixture,
     q(z_t) = sum_k w_k N(scale mu_k, scale^2 Sigma_k + std^2 I),
 
 so the score, eps* = -std score, x0* = E[x | z_t], Var[x | z_t], log q(z_t), the class posterior
-p(k | z_t) and the score guided towards a class are known at every noise level. As a `Denoiser` it
-tests samplers, objectives, the ELBO, likelihoods and guidance without any training.
+p(k | z_t), draws from p(x | z_t) and the score guided towards a class are known at every noise
+level. As a `Denoiser` it tests samplers, objectives, the ELBO, likelihoods and guidance without
+any training.
 """
 
 from __future__ import annotations
@@ -148,6 +149,25 @@ class GaussianMixtureOracle:
         return Prediction(
             z, marginal, v.to(z.dtype), Parameterization.V, x0_var=x0_var.to(z.dtype)
         )
+
+    def draw_clean(self, z: Tensor, t: Tensor | float, noise: Noise) -> Tensor:
+        """Draw x ~ p(x | z_t) exactly, (B, d): a component by its posterior, then its Gaussian.
+
+        Args:
+            z: (B, d) noisy state.
+            t: Time, scalar or (B,).
+            noise: Source of the draw.
+        """
+        scale, std, rotated, variance, log_q = self._components(z, t)
+        below = torch.softmax(log_q, 1).cumsum(1)
+        uniform = noise.child("component").uniform(below[:, :1])
+        label = torch.searchsorted(below, uniform)[:, 0].clamp(max=len(self.means) - 1)
+        row = torch.arange(len(z), device=z.device)
+        share = self._values[label] / variance.expand_as(rotated)[row, label]
+        spread = (share.sqrt() * std[:, 0]) * noise.child("value").normal(rotated[:, 0])
+        along = scale[:, 0] * share * rotated[row, label] + spread
+        x = self.means[label] + torch.einsum("bij,bj->bi", self._vectors[label], along)
+        return x.to(z.dtype)
 
     def sample(self, n: int, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """Draw n rows of data: (n, d) values and (n,) component labels, float64."""
