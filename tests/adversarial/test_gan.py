@@ -231,6 +231,7 @@ def test_a_seed_is_a_model_and_a_sample_whatever_the_batch_size(fitted):
     )
     longer = fitted.sample(1500, random_state=1)
     assert np.array_equal(longer[:4], fitted.sample(4, random_state=1))
+    assert len(np.unique(longer, axis=0)) == 1500
     assert not np.array_equal(
         DenoisingGAN(**SMALL | {"random_state": 1}).fit(ROWS).sample(4, random_state=1),
         longer[:4],

@@ -8,9 +8,9 @@ For rows x and random neighbours s < t of the grid,
     G        minimises generator_loss(D(z_s', z_t, t)),  at a z_t of its own
 
 (Xiao et al. 2022, section 3.2, who draw the real pair forwards: the joint law is the same). The
-two posteriors share their noise, so that the pairs differ by x alone. G's averaged weights are what
-is kept. Neither loss tells how good the samples are, so there is no early stopping: a run ends by
-its steps or its budget.
+two posteriors share their noise, so that the pairs differ by x alone. G's averaged weights are
+what is kept. Neither loss tells how good the samples are, so there is no early stopping: a run
+ends by its steps or its budget.
 
 Step k draws from generators seeded with (seed, k): a run is a function of its arguments.
 """
