@@ -61,7 +61,10 @@ ALLOWED: dict[str, set[str]] = {
     "demo": _BELOW_DOMAINS | DOMAINS | {"cli"},
     "__main__": {"cli"},
     # The lazy names: imported under TYPE_CHECKING alone, which tests/test_house.py proves.
-    "__init__": LEAVES | _PARTS | DOMAINS | {"adversarial", "core", "latent", "training", "testing"},
+    "__init__": LEAVES
+    | _PARTS
+    | DOMAINS
+    | {"adversarial", "core", "latent", "training", "testing"},
 }
 
 # Third-party packages; units that are not listed may import any base dependency.
