@@ -49,13 +49,13 @@ result = train(
     SimpleLoss(),
     clouds.points.float(),
     config=TrainConfig(
-        max_steps=380, batch_size=32, lr=5e-3, warmup_steps=30, ema_decay=0.98, progress=False
+        max_steps=1500, batch_size=32, lr=5e-3, warmup_steps=30, ema_decay=0.98, progress=False
     ),
 )
 drawn = sample(
     process,
     denoiser,
-    clouds.points[:100].float(),
+    clouds.points[:200].float(),
     sampler=DPMSolverPP(sde=True),
     steps=40,
     noise=KeyedNoise(1),
@@ -77,23 +77,24 @@ fig.tight_layout()
 #
 # Clouds are turned to their principal axes, as orientation is nothing to be right or wrong about,
 # and compared by the Chamfer distance: how far the points of each are from the nearest of the
-# other. *Coverage* is the share of 100 held-out clouds that are the nearest one of some sample; the
+# other. *Coverage* is the share of 200 held-out clouds that are the nearest one of some sample; the
 # *minimum matching distance* how near the held-out clouds' best matches are. What is good? Other
 # true clouds set one floor; Gaussian blobs with the second moments of true clouds, which have the
 # right size and proportions but no surface, set the other.
 
 # %%
-held_out, other = (solid_clouds(100, POINTS, random_state=seed) for seed in (1, 2))
+held_out, other = (solid_clouds(200, POINTS, random_state=seed) for seed in (1, 2))
 reference = principal_pose(held_out.points)
-blobs = torch.randn(100, POINTS, 3, generator=torch.Generator().manual_seed(0)).double()
+blobs = torch.randn(200, POINTS, 3, generator=torch.Generator().manual_seed(0)).double()
 blobs = principal_pose(blobs - blobs.mean(1, keepdim=True))
 blobs = blobs / blobs.std(1, keepdim=True) * principal_pose(other.points).std(1, keepdim=True)
 
-figures = {}
+figures, nearest = {}, {}
 sets = {"true clouds": principal_pose(other.points), "samples": principal_pose(drawn)}
 for name, these in {**sets, "blobs": blobs}.items():
     distances = chamfer_distances(these, reference)
-    kinds = held_out.kind[distances.argmin(1)].bincount(minlength=3) / len(these)
+    nearest[name] = held_out.kind[distances.argmin(1)]
+    kinds = nearest[name].bincount(minlength=3) / len(these)
     figures[name] = coverage(distances), minimum_matching_distance(distances), kinds
     print(
         f"{name:12s} coverage {figures[name][0]:.2f}, matching distance {figures[name][1]:.3f};",
@@ -101,12 +102,17 @@ for name, these in {**sets, "blobs": blobs}.items():
     )
 
 # %% [markdown]
-# Coverage alone is easily fooled: the blobs, which are nothing like a solid, cover as many clouds as
-# the samples do, because even true clouds cover only half of each other. The matching distance tells
-# them apart, and so does the kind of the nearest held-out cloud: hardly a blob looks like a sphere.
-# The samples are four fifths of the way from the blobs to the true clouds. What a few seconds of
-# training leave undone are the tori: a third as many as there should be look like one, and the
-# others are nearer to a flat box.
+# Coverage alone is easily fooled: the blobs, which are nothing like a solid, cover nearly as many
+# clouds as the samples do, because even true clouds cover only half of each other. The matching
+# distance tells them apart, and so does the kind of the nearest held-out cloud: hardly a blob looks
+# like a sphere. The samples are almost nine tenths of the way from the blobs to the true clouds.
+#
+# The three kinds are equally probable, and the nearest held-out cloud of a true one is always of its
+# kind: shares of a third, with a standard error of 0.03, are right. The samples have 0.34 spheres,
+# 0.31 tori and 0.35 boxes. It is the length of training that decides. With 380 steps in place of 1500
+# there were 0.16 tori and 0.54 boxes, with 800 0.29 and 0.33; four times as many features of the
+# cloud (`pooled=64`) changed nothing at 800 steps, and 150 steps of sampling in place of 40 did
+# not help at 380. What a torus differs in from a flat box, the hole, is learned last.
 
 # %%
 floor, ours, ceiling = (figures[name] for name in ("true clouds", "samples", "blobs"))
@@ -117,6 +123,7 @@ with torch.no_grad():
 assert torch.allclose(*answers, atol=1e-4)
 assert float(drawn.mean(1).abs().max()) < 1e-3 * float(drawn.std())
 assert ours[0] > 0.6 * floor[0]
-assert ours[1] < floor[1] + 0.4 * (ceiling[1] - floor[1])
-assert float(ours[2].min()) > 0.05
+assert ours[1] < floor[1] + 0.2 * (ceiling[1] - floor[1])
+assert float((ours[2] - 1 / 3).abs().max()) < 0.1
+assert bool((nearest["true clouds"] == other.kind).all())
 assert float(ceiling[2][0]) < 0.15 < float(ours[2][0])

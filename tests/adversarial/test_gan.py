@@ -144,29 +144,39 @@ def test_real_and_fake_pairs_have_the_laws_of_the_paper():
             assert float(rest.std()) == pytest.approx(1.0, abs=4 / math.sqrt(n))
 
 
-def test_the_generator_ends_with_its_averaged_weights():
-    process = GaussianProcess(LinearVP())
-    network, judge = Fixed(0.0), nn.Linear(2, 1)
-    judge.forward = lambda pair, time: nn.Linear.forward(judge, pair)
+def played(ema_decay):
+    """Train a constant; return its value at the start of every step and at the end."""
+    process, network, judge = GaussianProcess(LinearVP()), Fixed(0.0), Shown()
+    config = TrainConfig(max_steps=8, batch_size=16, lr=0.1, ema_decay=ema_decay, progress=False)
     path = []
     network.register_forward_hook(lambda *_: path.append(float(network.value.detach())))
-    config = TrainConfig(max_steps=8, batch_size=16, lr=0.1, ema_decay=0.9, progress=False)
     train_adversarially(
         LatentGenerator(network, process, 1), PairDiscriminator(judge), torch.ones(64, 1),
-        grid=process.schedule.grid(4, "uniform"), penalty=0.0, config=config,
+        grid=process.schedule.grid(4, "uniform"), penalty=0.1, config=config,
     )  # fmt: skip
-    # The network is called twice a step; what the last step left is in no call.
-    values = path[::2]
+    # The generator is called twice a step.
+    return [*path[::2], float(network.value.detach())]
+
+
+def test_the_generator_ends_with_its_averaged_weights():
+    values, end = played(0.0), played(0.5)[-1]
+    assert len(set(values)) > 4
     average = values[0]
     for step, value in enumerate(values[1:]):
-        decay = min(0.9, (1 + step) / (10 + step))
+        decay = min(0.5, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * value
-    decay = 8 / 17
-    end = float(network.value.detach())
-    last = (end - decay * average) / (1 - decay)
-    assert len(set(values)) == 8
-    assert end != values[-1]
-    assert abs(last - values[-1]) < 0.1  # the last step was no larger than the rate
+    assert end == pytest.approx(average, rel=1e-5)
+    assert end != pytest.approx(values[-1], rel=1e-3)
+
+
+def test_the_penalty_flattens_the_discriminator():
+    slopes = [
+        DenoisingGAN(**SMALL | {"max_steps": 60}, penalty=penalty)
+        .fit(ROWS)
+        .training_.history[-1]["penalty"]
+        for penalty in (0.0, 10.0)
+    ]
+    assert 0 < slopes[1] < 0.3 * slopes[0]
 
 
 def test_a_diverged_training_is_an_error_with_the_ways_out():
@@ -184,6 +194,7 @@ def test_a_budget_ends_the_training_after_a_step_at_least():
     gan = DenoisingGAN(**SMALL | {"max_steps": 10_000_000}, budget=1e-6).fit(ROWS)
     assert gan.training_.stopped_by == "budget"
     assert gan.training_.steps == 1
+    assert [entry["step"] for entry in gan.training_.history] == [1]
 
 
 def test_two_modes_are_learned_where_their_mean_is_nothing():
@@ -220,6 +231,7 @@ def test_a_seed_is_a_model_and_a_sample_whatever_the_batch_size(fitted):
     )
     longer = fitted.sample(1500, random_state=1)
     assert np.array_equal(longer[:4], fitted.sample(4, random_state=1))
+    assert len(np.unique(longer, axis=0)) == 1500
     assert not np.array_equal(
         DenoisingGAN(**SMALL | {"random_state": 1}).fit(ROWS).sample(4, random_state=1),
         longer[:4],

@@ -2,13 +2,15 @@ r"""Train a generator against a discriminator: one loop over pairs of neighbouri
 
 For rows x and random neighbours s < t of the grid,
 
-    real     z_s ~ q(z_s | x),  z_t ~ q(z_t | z_s)
+    real     z_t ~ q(z_t | x),  z_s ~ q(z_s | z_t, x)
     fake     x' = G(z_t, latent, t),  z_s' ~ q(z_s | z_t, x')        at the same z_t
     D        minimises discriminator_loss(D(z_s, z_t, t), D(z_s', z_t, t)) + penalty R1(z_s)
     G        minimises generator_loss(D(z_s', z_t, t)),  at a z_t of its own
 
-(Xiao et al. 2022, section 3.2). G's averaged weights are what is kept. Neither loss tells how good
-the samples are, so there is no early stopping: a run ends by its steps or its budget.
+(Xiao et al. 2022, section 3.2, who draw the real pair forwards: the joint law is the same). The
+two posteriors share their noise, so that the pairs differ by x alone. G's averaged weights are
+what is kept. Neither loss tells how good the samples are, so there is no early stopping: a run
+ends by its steps or its budget.
 
 Step k draws from generators seeded with (seed, k): a run is a function of its arguments.
 """
@@ -89,13 +91,14 @@ def train_adversarially(
                 break
             game.step(next(batches).x, step, min(gone, 1.0))
             step += 1
-            if step % LOOK_EVERY == 0 or step == config.max_steps:
+            if step % LOOK_EVERY == 0:
                 game.check(step)
                 if show is not None:
                     show(step)
-            if step % config.validate_every == 0 or step == config.max_steps:
+            if step % config.validate_every == 0:
                 history.append({"step": step, "seconds": clock.elapsed, **game.report(step)})
-    game.check(step)
+    if game.count:
+        history.append({"step": step, "seconds": clock.elapsed, **game.report(step)})
     game.finish()
     return TrainResult(
         steps=step,
@@ -142,13 +145,9 @@ class _Game:
         earlier = self._stepped(x, later, t, s, drawn)
         with torch.no_grad():
             fake = self._stepped(self._cleaned(later, t, noise), later, t, s, drawn)
-        slope, real = torch.zeros(()), None
-        if self.penalty:
-            slopes, real = gradient_penalty(lambda z: self.discriminator(z, later, t), earlier)
-            slope = slopes.mean()
-        else:
-            real = self.discriminator(earlier, later, t)
+        slopes, real = gradient_penalty(lambda z: self.discriminator(z, later, t), earlier)
         told = discriminator_loss(real, self.discriminator(fake, later, t)).mean()
+        slope = slopes.mean()
         judge.zero_grad(set_to_none=True)
         (told + self.penalty * slope).backward()
         judge.step()
@@ -165,9 +164,7 @@ class _Game:
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
-            self.sums += torch.stack(
-                [part.detach().to(x.device) for part in (told, fooled, slope)]
-            )
+            self.sums += torch.stack([told, fooled, slope])
         self.count += 1
 
     def _noised(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,7 +194,7 @@ class _Game:
     def report(self, step: int) -> dict[str, Any]:
         """Mean losses since the last report."""
         self.check(step)
-        told, fooled, slope = (self.sums / max(self.count, 1)).tolist()
+        told, fooled, slope = (self.sums / self.count).tolist()
         self.sums.zero_()
         self.count = 0
         return {"discriminator_loss": told, "generator_loss": fooled, "penalty": slope}
