@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from scidiffusion import DensityDiffusion, TabularDiffusion
-from scidiffusion.distributed import Part, draw, part_seed
+from scidiffusion.distributed import Part, draw
 from scidiffusion.errors import ConfigError, InputError, ModelFileError
+from scidiffusion.training.seeding import key_of
 
 QUICK = {"max_steps": 3, "progress": False, "random_state": 0, "device": "cpu"}
 
@@ -30,7 +31,7 @@ def test_a_part_is_what_the_model_draws_with_the_seed_of_the_part(folder):
     model.progress = False
     drawn = [part({"id": np.array([number])})["rows"] for number in range(3)]
     assert [len(one) for one in drawn] == [10, 10, 5]
-    expected = model.sample(5, steps=3, random_state=part_seed(7, 2))
+    expected = model.sample(5, steps=3, random_state=key_of(7, "part", 2))
     assert np.array_equal(drawn[2], expected)
     assert not np.array_equal(drawn[0], drawn[1])
 

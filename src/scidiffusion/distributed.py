@@ -17,6 +17,7 @@ import numpy as np
 from scidiffusion import _lazy
 from scidiffusion.errors import ConfigError, ModelFileError
 from scidiffusion.estimator import GenerativeEstimator, check_count, check_positive, check_seed
+from scidiffusion.training.seeding import key_of
 
 PART = 65_536
 """Rows that are drawn at once."""
@@ -106,15 +107,10 @@ class Part:
         """Draw the part whose number is `batch["id"]`."""
         number, rows = int(batch["id"][0]), self.asked["rows"]
         count = min(rows, self.asked["n"] - number * rows)
-        seed = part_seed(self.asked["seed"], number)
+        seed = key_of(self.asked["seed"], "part", number)
         model: Any = self.model
         drawn = model.sample(count, random_state=seed, **self.asked["options"])
         return {"rows": drawn} if isinstance(drawn, np.ndarray) else drawn
-
-
-def part_seed(seed: int, number: int) -> int:
-    """Seed of part `number` of a sample with seed `seed`."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _estimator_of(path: str | Path) -> type[GenerativeEstimator]:

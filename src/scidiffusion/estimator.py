@@ -23,13 +23,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from scidiffusion.core.process import State, map_state
 from scidiffusion.durations import seconds
-from scidiffusion.errors import ConfigError, InputError, ModelFileError, ScidiffusionError
+from scidiffusion.errors import (
+    ConfigError,
+    DataError,
+    InputError,
+    ModelFileError,
+    ScidiffusionError,
+)
 from scidiffusion.persistence import SavedModel, load_model, save_model
 
 if TYPE_CHECKING:
@@ -207,6 +214,28 @@ def check_positive(value: Any, name: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
     return int(value)
+
+
+def numeric_rows(X: ArrayLike, least: int = 1) -> NDArray[np.float64]:
+    """Return rows of any one shape as float64, (n, ...).
+
+    Args:
+        X: Anything array-like.
+        least: Number of rows that are needed.
+
+    Raises:
+        DataError: if they are no finite numbers, of several shapes or too few.
+    """
+    try:
+        rows = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("X must be an array of numbers whose rows are of one shape") from None
+    if rows.ndim < 2 or len(rows) < least or 0 in rows.shape[1:]:
+        raise DataError(f"X must hold {least} rows or more, as (n, ...); got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        row = int(np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(1))[0])
+        raise DataError(f"X holds NaN or infinity, first in row {row}; leave such rows out")
+    return rows
 
 
 def split_rows(rows: int, validation_fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -164,6 +164,19 @@ def load_model(path: str | os.PathLike[str], *, estimator: str) -> SavedModel:
     return SavedModel(about["params"], tensors, extra)
 
 
+def prefixed(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return tensors of a part as they are saved beside those of others: "name.weight"."""
+    return {f"{name}.{key}": value for key, value in tensors.items()}
+
+
+def of_part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors that `prefixed` named, without the prefix."""
+    prefix = f"{name}."
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+
+
 def check_version(record: Mapping[str, Any], newest: int, what: str) -> None:
     """Check that a part of a saved model is one that this library reads.
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def sampling_progress(
+def progress_bar(
     total: int, *, enabled: bool, unit: str = "rows", task: str = "sampling"
 ) -> Iterator[Callable[[int], None] | None]:
     """Show how many rows, or other units, are done.

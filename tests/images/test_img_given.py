@@ -216,6 +216,21 @@ def test_seeds_files_and_checkpoints_of_a_cascade(tmp_path):
     assert whole.shape == (0, 8, 8)
 
 
+def test_captions_and_the_device_of_a_cascade(tmp_path):
+    texts = ["rough" if row % 2 else "smooth" for row in range(40)]
+    stage = ImageDiffusion(**QUICK | {"given_noise": 0.5, "device": "auto"})
+    made = ImageCascade((2,), stage, device="cpu").fit(FIELDS, captions=texts)
+    assert {one.device for one in made.stages_} == {"cpu"}
+    drawn = made.sample(3, captions="rough", random_state=0)
+    with pytest.raises(ConditionError, match="unknown word 'rugh'"):
+        made.sample(3, captions="rugh")
+    again = ImageCascade.load(made.save(tmp_path / "m"), device="cpu")
+    assert {one.device for one in again.stages_} == {"cpu"}
+    assert np.array_equal(again.sample(3, captions="rough", random_state=0), drawn)
+    refined = again.refine(coarsened(FIELDS[:2], 2, 2), captions="smooth", random_state=0)
+    assert refined.shape == (2, 4, 8)
+
+
 def test_cascades_that_cannot_be():
     with pytest.raises(DataError, match=r"make 8 cells one, which does not divide a grid"):
         ImageCascade((2, 4), ImageDiffusion(**QUICK)).fit(RNG.normal(size=(20, 12, 12)))

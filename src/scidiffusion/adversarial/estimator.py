@@ -1,8 +1,8 @@
 """`DenoisingGAN`: learn rows of any shape, draw them in a few steps.
 
 A denoising diffusion GAN (Xiao, Kreis & Vahdat 2022) pays for its few steps in training: two
-networks, no held-out loss, no likelihood. Where forty evaluations a row are nothing, a diffusion
-model is the safer choice.
+networks, no held-out loss, no likelihood, no conditions, no checkpoints here. Where forty
+evaluations a row are nothing, a diffusion model is the safer choice.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from scidiffusion.estimator import (
     check_count,
     check_positive,
     check_seed,
+    numeric_rows,
     resolve_device,
     training_config,
 )
 from scidiffusion.persistence import SavedModel, check_version
-from scidiffusion.progress import sampling_progress
+from scidiffusion.progress import progress_bar
 from scidiffusion.samplers import sample
 
 VERSION = 1
@@ -192,7 +193,7 @@ class DenoisingGAN(GenerativeEstimator):
 
         if n == 0:
             return np.empty((0, *self.shape_))
-        with sampling_progress(n, enabled=self.progress) as progress:
+        with progress_bar(n, enabled=self.progress) as progress:
             values: Tensor = self._blocks(
                 draw, n, device=device, batch_size=batch_size, progress=progress
             )
@@ -258,17 +259,7 @@ class DenoisingGAN(GenerativeEstimator):
 
 
 def _rows(X: ArrayLike) -> NDArray[np.float64]:
-    try:
-        rows = np.asarray(X, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError("X must be an array of numbers whose rows are of one shape") from None
-    if rows.ndim < 2 or len(rows) < LEAST_ROWS or not rows[0].size:
-        raise DataError(
-            f"X must hold {LEAST_ROWS} rows or more, as (n, ...); got shape {rows.shape}"
-        )
-    if not np.isfinite(rows).all():
-        row = int(np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(1))[0])
-        raise DataError(f"X holds NaN or infinity, first in row {row}; leave such rows out")
+    rows = numeric_rows(X, LEAST_ROWS)
     spread = rows.std(0) if rows.ndim == 2 else np.atleast_1d(rows.std())
     flat = spread <= 1e-12 * np.abs(rows).max()
     if flat.any():

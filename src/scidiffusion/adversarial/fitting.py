@@ -27,7 +27,7 @@ from scidiffusion.adversarial.losses import discriminator_loss, generator_loss, 
 from scidiffusion.adversarial.networks import LatentGenerator, PairDiscriminator
 from scidiffusion.core.rng import GeneratorNoise, Noise
 from scidiffusion.errors import TrainingError
-from scidiffusion.progress import sampling_progress
+from scidiffusion.progress import progress_bar
 from scidiffusion.training.batches import Batches
 from scidiffusion.training.clock import Clock
 from scidiffusion.training.config import TrainConfig
@@ -77,7 +77,7 @@ def train_adversarially(
     clock.start()
     with (
         isolated_rng(data.device),
-        sampling_progress(
+        progress_bar(
             config.max_steps, enabled=config.progress, task="training", unit="steps"
         ) as show,
     ):

@@ -34,14 +34,9 @@ from scidiffusion.estimator import (
     split_rows,
     training_config,
 )
+from scidiffusion.images.blocks import in_blocks
 from scidiffusion.images.codec import ImageCodec
-from scidiffusion.images.codes import (
-    as_numbers,
-    check_pairs,
-    in_blocks,
-    semantic_codes,
-    stochastic_codes,
-)
+from scidiffusion.images.codes import as_numbers, check_pairs, semantic_codes, stochastic_codes
 from scidiffusion.images.fitting import evaluations
 from scidiffusion.images.semantic import build_autoencoder, encoder_of
 from scidiffusion.persistence import SavedModel, check_version
@@ -236,14 +231,14 @@ class DiffusionAutoEncoder(GenerativeEstimator):
             DataError: if the images are not of the model's shape or cannot be used.
         """
         self._check_fitted()
-        encoder = encoder_of(self.denoiser_)
+        encoder, data = encoder_of(self.denoiser_), self.codec_.encode(X)
 
         @torch.no_grad()
         def work(start: int, x: Tensor) -> Tensor:
             codes: Tensor = encoder(x)
             return codes
 
-        return in_blocks(self, work, self.codec_.encode(X), batch_size=batch_size).double().numpy()
+        return in_blocks(self, work, len(data), data, batch_size=batch_size).double().numpy()
 
     def stochastic(
         self,
@@ -281,7 +276,9 @@ class DiffusionAutoEncoder(GenerativeEstimator):
         def work(start: int, x: Tensor, cond: Tensor) -> Tensor:
             return ddim_encode(denoiser.process, denoiser, x, steps=count, cond=cond)
 
-        noise = in_blocks(self, work, data, told, batch_size=batch_size, show=self.progress)
+        noise = in_blocks(
+            self, work, len(data), data, told, batch_size=batch_size, show=self.progress
+        )
         return noise.double().numpy().reshape(-1, *self.shape_)
 
     def decode(
@@ -419,7 +416,7 @@ class DiffusionAutoEncoder(GenerativeEstimator):
         count = check_steps(self.sample_steps if steps is None else steps)
         denoiser: Any = self.denoiser_
 
-        def work(start: int, cond: Tensor, *z: Tensor) -> Tensor:
+        def work(start: int, cond: Tensor, z: Tensor | None) -> Tensor:
             like = torch.empty(len(cond), *self.codec_.shape, device=cond.device)
             drawn: Tensor = sample(
                 denoiser.process,
@@ -429,12 +426,13 @@ class DiffusionAutoEncoder(GenerativeEstimator):
                 steps=count,
                 noise=source.rows(start),
                 cond=cond,
-                z=z[0] if z else None,
+                z=z,
             )
             return drawn
 
-        parts = (codes,) if given is None else (codes, given)
-        drawn = in_blocks(self, work, *parts, batch_size=batch_size, show=self.progress)
+        drawn = in_blocks(
+            self, work, len(codes), codes, given, batch_size=batch_size, show=self.progress
+        )
         return self.codec_.decode(drawn, clip=clip)
 
     # -- persistence, alone and as a part of `LatentDiffusion` ----------------------------------

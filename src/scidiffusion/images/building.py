@@ -71,6 +71,16 @@ def default_attention(shape: Sequence[int], levels: int) -> tuple[int, ...]:
     return (levels - 1,) if cells <= ATTENDED_CELLS else ()
 
 
+def with_levels(options: Mapping[str, Any], grid: Sequence[int]) -> dict[str, Any]:
+    """Return options of a `UNet`; multipliers and attention that are None chosen by the grid."""
+    multipliers, attention = options["multipliers"], options["attention"]
+    if multipliers is None:
+        multipliers = default_multipliers(grid)
+    if attention is None:
+        attention = default_attention(grid, len(multipliers))
+    return {**options, "multipliers": multipliers, "attention": attention}
+
+
 def build_process(
     parameterization: str, learned_variance: bool, codec: ImageCodec
 ) -> GaussianProcess:
@@ -136,11 +146,14 @@ def build_denoiser(
 def _unet(
     grid: Sequence[int], channels: int, outputs: int, width: int, options: dict[str, Any]
 ) -> nn.Module:
-    if options["multipliers"] is None:
-        options["multipliers"] = default_multipliers(grid)
-    if options["attention"] is None:
-        options["attention"] = default_attention(grid, len(options["multipliers"]))
-    return UNet(len(grid), channels, outputs, width=width, embed_dim=EMBEDDING * width, **options)
+    return UNet(
+        len(grid),
+        channels,
+        outputs,
+        width=width,
+        embed_dim=EMBEDDING * width,
+        **with_levels(options, grid),
+    )
 
 
 def _dit(

@@ -24,8 +24,9 @@ from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.estimator import GenerativeEstimator, check_count, json_params
 from scidiffusion.images.codec import as_images
 from scidiffusion.images.estimator import ImageDiffusion
-from scidiffusion.persistence import SavedModel
+from scidiffusion.persistence import SavedModel, of_part, prefixed
 from scidiffusion.samplers import Sampler
+from scidiffusion.training.seeding import key_of
 
 
 class ImageCascade(GenerativeEstimator):
@@ -38,6 +39,7 @@ class ImageCascade(GenerativeEstimator):
             for every stage. Stages after the first should have `given_noise` > 0.
         given_noise: Size of the noise that is put on what a stage is given in `sample`, in its
             standard deviations; at most that of the stages' training.
+        device: "auto", "cpu" or "cuda", of every stage; None leaves it to them.
 
     Attributes:
         stages_: The fitted stages.
@@ -56,16 +58,19 @@ class ImageCascade(GenerativeEstimator):
         stages: ImageDiffusion | Sequence[ImageDiffusion] | None = None,
         *,
         given_noise: float = 0.0,
+        device: str | None = None,
     ) -> None:
         self.factors = factors
         self.stages = stages
         self.given_noise = given_noise
+        self.device = device
 
     def fit(
         self,
         X: Any,
         y: Any = None,
         *,
+        captions: Any = None,
         checkpoint_dir: str | Path | None = None,
         resume: bool = False,
     ) -> Self:
@@ -75,6 +80,7 @@ class ImageCascade(GenerativeEstimator):
             X: Images on the finest grid, as of `ImageDiffusion.fit`; integers become floats where
                 they are averaged. The product of the factors divides every size.
             y: Labels or numbers, one an image.
+            captions: Texts, one an image.
             checkpoint_dir: Folder for a checkpoint of every stage; None writes none.
             resume: Go on from the checkpoints that are there.
 
@@ -97,6 +103,7 @@ class ImageCascade(GenerativeEstimator):
             stage.set_params(dims=dims).fit(
                 level,
                 y,
+                captions=captions,
                 given=levels[index - 1] if index else None,
                 checkpoint_dir=checkpoint_dir and Path(checkpoint_dir) / str(index),
                 resume=resume,
@@ -118,13 +125,17 @@ class ImageCascade(GenerativeEstimator):
                 f"given_noise={self.given_noise:g} is more than a stage is trained with "
                 f"({noisiest:g}); give the stages a larger given_noise"
             )
-        return [clone(one) for one in listed]
+        return [self._placed(clone(one)) for one in listed]
+
+    def _placed(self, stage: ImageDiffusion) -> ImageDiffusion:
+        return stage if self.device is None else stage.set_params(device=self.device)
 
     def sample(
         self,
         n: int,
         *,
         conditions: Any = None,
+        captions: Any = None,
         guidance_scale: float = 1.0,
         steps: int | None = None,
         sampler: str | Sampler | None = None,
@@ -140,6 +151,7 @@ class ImageCascade(GenerativeEstimator):
         self._check_fitted()
         options = {
             "conditions": conditions,
+            "captions": captions,
             "guidance_scale": guidance_scale,
             "steps": steps,
             "sampler": sampler,
@@ -155,6 +167,7 @@ class ImageCascade(GenerativeEstimator):
         stage: int = 1,
         given_noise: float = 0.0,
         conditions: Any = None,
+        captions: Any = None,
         guidance_scale: float = 1.0,
         steps: int | None = None,
         random_state: int | None = None,
@@ -166,6 +179,7 @@ class ImageCascade(GenerativeEstimator):
             stage: The first stage that is used, 1 for images on the coarsest grid.
             given_noise: Size of the errors of `coarse`; nothing is added to them.
             conditions: As of `sample`.
+            captions: As of `sample`.
             guidance_scale: As of `sample`.
             steps: As of `sample`.
             random_state: As of `sample`.
@@ -180,7 +194,12 @@ class ImageCascade(GenerativeEstimator):
         self._check_fitted()
         if stage not in range(1, len(self.stages_)):
             raise ConfigError(f"stage must be 1 to {len(self.stages_) - 1}, got {stage!r}")
-        options = {"conditions": conditions, "guidance_scale": guidance_scale, "steps": steps}
+        options = {
+            "conditions": conditions,
+            "captions": captions,
+            "guidance_scale": guidance_scale,
+            "steps": steps,
+        }
         seed = self._next_seed(random_state)
         array = np.asarray(coarse)
         fine = self.stages_[stage].sample(
@@ -199,7 +218,7 @@ class ImageCascade(GenerativeEstimator):
         """Take images of stage `number` through the stages after it."""
         for index in range(number + 1, len(self.stages_)):
             stage = self.stages_[index]
-            own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+            own = key_of(seed, "stage", index)
             if noise and len(images):
                 assert stage.conditions_.given is not None
                 codec = stage.conditions_.given.images
@@ -224,19 +243,14 @@ class ImageCascade(GenerativeEstimator):
             config, held, extra = stage._state()
             params = json_params(stage._saved_params())
             parts.append({"params": params, "config": config, "extra": extra})
-            tensors |= {f"{index}.{name}": value for name, value in held.items()}
+            tensors |= prefixed(held, str(index))
         return {"seed": self.seed_}, tensors, {"stages.json": {"stages": parts}}
 
     def _restore(self, saved: SavedModel) -> None:
         self.stages_ = []
         for index, part in enumerate(saved.extra["stages.json"]["stages"]):
-            prefix = f"{index}."
-            held = {
-                name.removeprefix(prefix): value
-                for name, value in saved.tensors.items()
-                if name.startswith(prefix)
-            }
-            stage = ImageDiffusion(**part["params"])
+            stage = self._placed(ImageDiffusion(**part["params"]))
+            held = of_part(saved.tensors, str(index))
             stage._restore(SavedModel(part["config"], held, part["extra"]))
             self.stages_.append(stage)
         self.stages = self.stages_

@@ -1,9 +1,6 @@
-"""The two codes of a `DiffusionAutoEncoder`, as users give them and as tensors, block by block."""
+"""The two codes of a `DiffusionAutoEncoder`, as users give them and as tensors."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from scidiffusion.errors import DataError
-from scidiffusion.estimator import check_positive, resolve_device
 from scidiffusion.images.codec import ImageCodec
-from scidiffusion.progress import sampling_progress
 
 
 def semantic_codes(Z: ArrayLike, code_dim: int) -> Tensor:
@@ -60,41 +55,6 @@ def check_pairs(number: int, expected: int, name: str, of: str) -> None:
     """Raise `DataError` if there is not one thing called `name` for each of another."""
     if number != expected:
         raise DataError(f"{number} {name} for {expected} {of}; give one each")
-
-
-def in_blocks(
-    estimator: Any,
-    work: Callable[..., Tensor],
-    *parts: Tensor,
-    batch_size: int | None,
-    show: bool = False,
-) -> Tensor:
-    """Return work(start, rows of each part) of whole blocks of rows, concatenated.
-
-    Args:
-        estimator: A `GenerativeEstimator`: whose blocks, and whose device.
-        work: Maps rows start, start + 1, ... of the parts, on the device, to as many rows.
-        parts: Tensors of equally many rows.
-        batch_size: Rows at once on a GPU.
-        show: Show a progress bar.
-
-    Raises:
-        ConfigError: if `batch_size` is not positive.
-    """
-    n, device = len(parts[0]), resolve_device(estimator.device)
-    batch_size = check_positive(batch_size, "batch_size")
-    if n == 0:  # a row that is cut off again: `work` knows the shape of the answer
-        parts = tuple(part.new_zeros(1, *part.shape[1:]) for part in parts)
-
-    def draw(start: int, rows: int) -> Tensor:
-        index = torch.arange(start, start + rows).clamp(max=max(n - 1, 0))
-        return work(start, *(part[index].to(device) for part in parts)).cpu()
-
-    with sampling_progress(n, enabled=show, unit="images") as progress:
-        done: Tensor = estimator._blocks(
-            draw, n, device=device, batch_size=batch_size, progress=progress
-        )
-    return done
 
 
 def _described(array: NDArray[np.float64]) -> str:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from scidiffusion.conditions import ConditionCodec
 from scidiffusion.core import Denoiser
 from scidiffusion.core.denoiser import Condition
-from scidiffusion.core.process import map_state
 from scidiffusion.errors import ConditionError
 from scidiffusion.guidance import ClassifierFreeGuidance
 from scidiffusion.images.captions import CaptionCodec, CaptionNetwork, TextEncoder
@@ -26,9 +25,6 @@ from scidiffusion.images.fitting import fit_labels
 from scidiffusion.images.given import GivenCodec, check_given_noise
 from scidiffusion.nn.conditioning import ConditionSpec
 from scidiffusion.nn.transformer import CONTEXT
-
-KEPT = ("given", "given_noise")
-"""Conditions that guidance obeys and does not exaggerate."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,9 @@ class ImageConditions:
                 "guidance_scale needs an unconditional model to start from, which "
                 "condition_dropout=0 did not train; fit with condition_dropout=0.1"
             )
-        kept = [] if self.given is None else KEPT[: 2 if self.noise else 1]
+        # A given image is obeyed, not exaggerated.
+        there = {"given": self.given is not None, "given_noise": self.noise > 0}
+        kept = [name for name, held in there.items() if held]
         return ClassifierFreeGuidance(denoiser, scale, kept=kept)
 
     def specifications(
@@ -243,8 +241,3 @@ class ConditionedNetwork(nn.Module):
         if self.reader is not None and captions is not None:
             rest[CONTEXT], rest["caption"] = self.reader(captions)
         return self.backbone(z, time, rest or None)
-
-
-def rows_of(cond: Condition, index: Tensor, device: torch.device) -> Condition:
-    """Return the rows `index` of conditions, on a device."""
-    return None if cond is None else map_state(lambda part: part[index].to(device), cond)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scidiffusion.errors import ConfigError, InputError
+from scidiffusion.errors import ConfigError
+from scidiffusion.images.unet import CONVOLUTIONS, check_state
 from scidiffusion.nn import SinusoidalEmbedding, Transformer
 from scidiffusion.nn.conditioning import ConditionSpec
 
@@ -54,7 +55,7 @@ class GridTransformer(nn.Module):
         context_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if dims not in (1, 2, 3):
+        if dims not in CONVOLUTIONS:
             raise ConfigError(f"a grid has 1, 2 or 3 dimensions, got {dims}")
         if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
             raise ConfigError(f"patch_size must be an integer >= 1, got {patch_size!r}")
@@ -89,11 +90,7 @@ class GridTransformer(nn.Module):
             InputError: if `z` has other channels or dimensions.
             ConditionError: if the condition does not fit.
         """
-        if z.ndim != self.dims + 2 or z.shape[1] != self.channels:
-            raise InputError(
-                f"z must be (B, {self.channels}) and {self.dims} sizes of the grid, got "
-                f"{tuple(z.shape)}"
-            )
+        check_state(z, self.dims, self.channels)
         grid = z.shape[2:]
         counts = [-(-size // self.patch_size) for size in grid]
         padding = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,27 +12,25 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from scidiffusion.core import Denoiser, KeyedNoise, NetworkDenoiser, check_terminal
+from scidiffusion.core import Denoiser, KeyedNoise, NetworkDenoiser, check_terminal, elbo
 from scidiffusion.core.denoiser import Condition
 from scidiffusion.core.schedules import check_steps
 from scidiffusion.errors import ConditionError
 from scidiffusion.estimator import (
     GenerativeEstimator,
     check_count,
-    check_positive,
     check_seed,
     resolve_device,
     split_rows,
 )
+from scidiffusion.images.blocks import in_blocks, rows_of
 from scidiffusion.images.building import OWN, SHARED, build_denoiser, build_objective
 from scidiffusion.images.captions import TextEncoder
 from scidiffusion.images.codec import ImageCodec
-from scidiffusion.images.conditioning import ImageConditions, rows_of
+from scidiffusion.images.conditioning import ImageConditions
 from scidiffusion.images.fitting import image_training
 from scidiffusion.images.inpainting import Completion, known_cells
-from scidiffusion.images.scoring import bounds
 from scidiffusion.persistence import SavedModel, check_version
-from scidiffusion.progress import sampling_progress
 from scidiffusion.samplers import Sampler, make_sampler, sample
 
 VERSION = 2
@@ -218,7 +216,7 @@ class ImageDiffusion(GenerativeEstimator):
         check_terminal(denoiser.process, data)
 
         def part(rows: Tensor) -> tuple[Tensor, Condition]:
-            return data[rows], rows_of(cond, rows, data.device)
+            return data[rows], rows_of(cond, lambda told: told[rows])
 
         config = image_training(self, len(held), seed)
         if not conditions.plain:
@@ -308,20 +306,24 @@ class ImageDiffusion(GenerativeEstimator):
         method, denoiser = self._prepare(guidance_scale, sampler, asked=asked)
         steps = check_steps(self.sample_steps if steps is None else steps)
 
-        def walk(like: Tensor, index: Tensor, part: Condition, noise: KeyedNoise) -> Tensor:
+        noise = KeyedNoise(self._next_seed(random_state))
+
+        def work(start: int, part: Condition, like: Tensor) -> Tensor:
             drawn: Tensor = sample(
                 denoiser.process,
                 denoiser,
                 like,
                 sampler=method,
                 steps=steps,
-                noise=noise,
+                noise=noise.rows(start),
                 cond=part,
                 callback=callback,
             )
             return drawn
 
-        return self.codec_.decode(self._draw(n, cond, walk, random_state, batch_size), clip=clip)
+        like = torch.empty(n, *self.codec_.shape)
+        drawn = in_blocks(self, work, n, cond, like, batch_size=batch_size, show=self.progress)
+        return self.codec_.decode(drawn, clip=clip)
 
     def inpaint(
         self,
@@ -369,18 +371,22 @@ class ImageDiffusion(GenerativeEstimator):
         images, known = known_cells(X, mask, self.codec_)
         data = self.codec_.encode(images, known=known)
         n = len(data)
-        completion = Completion(
-            data, torch.from_numpy(known.reshape(data.shape).copy()), method, resamples
-        )
+        completion = Completion(method, resamples)
         cond = self._encode(n, conditions, captions, given)
         asked = conditions is not None or captions is not None
         _, denoiser = self._prepare(guidance_scale, None, asked=asked)
         steps = check_steps(self.sample_steps if steps is None else steps)
 
-        def walk(like: Tensor, index: Tensor, part: Condition, noise: KeyedNoise) -> Tensor:
-            return completion.draw(denoiser, like, index, steps, noise, part)
+        noise = KeyedNoise(self._next_seed(random_state))
 
-        drawn = self.codec_.decode(self._draw(n, cond, walk, random_state, batch_size), clip=clip)
+        def work(start: int, part: Condition, observed: Tensor, mask: Tensor) -> Tensor:
+            return completion.draw(denoiser, observed, mask, steps, noise.rows(start), part)
+
+        mask = torch.from_numpy(known.reshape(data.shape).copy())
+        filled = in_blocks(
+            self, work, n, cond, data, mask, batch_size=batch_size, show=self.progress
+        )
+        drawn = self.codec_.decode(filled, clip=clip)
         return np.where(known, images, drawn).astype(drawn.dtype)
 
     def score_samples(
@@ -411,17 +417,16 @@ class ImageDiffusion(GenerativeEstimator):
         """
         self._check_fitted()
         data = self.codec_.encode(X)
-        found = bounds(
-            self.denoiser_,
-            data,
-            self._encode(len(data), conditions, captions, given),
-            steps=check_steps(steps),
-            draws=draws,
-            seed=self.seed_,
-            block=self.compute_block,
-            device=resolve_device(self.device),
-        )
-        return found - self.codec_.log_volume
+        cond = self._encode(len(data), conditions, captions, given)
+        grid = self.denoiser_.process.schedule.grid(check_steps(steps))
+        noise = KeyedNoise(self.seed_)
+
+        def work(start: int, part: Condition, x: Tensor) -> Tensor:
+            rows = noise.rows(start)
+            return elbo(self.denoiser_, x, grid=grid, noise=rows, cond=part, draws=draws).total
+
+        found = in_blocks(self, work, len(data), cond, data)
+        return found.double().numpy() - self.codec_.log_volume
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean of `score_samples` of X (given y), as scikit-learn's density estimators."""
@@ -433,9 +438,8 @@ class ImageDiffusion(GenerativeEstimator):
         """Check what a draw is asked for: (sampler, guided denoiser)."""
         method = make_sampler(sampler or self.sampler)
         method.check(self.denoiser_.process)
-        dropout = self.condition_dropout
         return method, self.conditions_.guided(
-            self.denoiser_, guidance_scale, asked=asked, dropout=dropout
+            self.denoiser_, guidance_scale, asked=asked, dropout=self.condition_dropout
         )
 
     def _encode(
@@ -458,33 +462,6 @@ class ImageDiffusion(GenerativeEstimator):
             given_noise=given_noise,
             encoder=self.text_encoder,
         )
-
-    def _draw(
-        self,
-        n: int,
-        cond: Condition,
-        walk: Callable[[Tensor, Tensor, Condition, KeyedNoise], Tensor],
-        random_state: int | None,
-        batch_size: int | None,
-    ) -> Tensor:
-        """Draw scaled images in blocks: walk(like, index of the rows, their condition, noise)."""
-        batch_size = check_positive(batch_size, "batch_size")
-        device = resolve_device(self.device)
-        noise = KeyedNoise(self._next_seed(random_state))
-
-        def draw(start: int, rows: int) -> Tensor:
-            index = torch.arange(start, start + rows).clamp(max=n - 1)
-            part = rows_of(cond, index, device)
-            like = torch.empty(rows, *self.codec_.shape, device=device)
-            return walk(like, index, part, noise.rows(start)).cpu()
-
-        if n == 0:
-            return torch.empty(0, *self.codec_.shape)
-        with sampling_progress(n, enabled=self.progress, unit="images") as progress:
-            drawn: Tensor = self._blocks(
-                draw, n, device=device, batch_size=batch_size, progress=progress
-            )
-        return drawn
 
     # -- persistence -----------------------------------------------------------------------------
 

@@ -83,7 +83,10 @@ class GivenCodec:
             raise ConditionError(
                 f"{len(array)} given images for {n} images; give one, or one each"
             )
-        shown = self.images.encode(array)
+        try:
+            shown = self.images.encode(array)
+        except DataError as error:
+            raise DataError(f"given: {error}") from error
         for axis, factor in enumerate(self.factors):
             shown = shown.repeat_interleave(factor, 2 + axis)
         return shown.expand(n, *shown.shape[1:]) if len(shown) == 1 else shown

@@ -85,11 +85,9 @@ def read_mask(path: Path | None, X: NDArray[Any]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Completion:
-    """Scaled images with unknown values, and how they are drawn.
+    """How scaled images with unknown values are drawn.
 
     Args:
-        data: (N, C, ...) scaled images; unknown values are arbitrary but finite.
-        known: Bool, of the same shape.
         method: "repaint" or "reconstruction".
         resamples: Passes at each step of "repaint".
 
@@ -97,8 +95,6 @@ class Completion:
         ConfigError: if the method is unknown or `resamples` below 1.
     """
 
-    data: Tensor
-    known: Tensor
     method: str
     resamples: int
 
@@ -110,33 +106,37 @@ class Completion:
     def draw(
         self,
         denoiser: Denoiser,
-        like: Tensor,
-        index: Tensor,
+        observed: Tensor,
+        known: Tensor,
         steps: int,
         noise: KeyedNoise,
         cond: Condition,
     ) -> Tensor:
-        """Draw the images `index`.
+        """Draw images.
 
         Args:
             denoiser: The denoiser, guided towards the condition or not.
-            like: Tensor of the drawn images' shape, dtype and device.
-            index: (B,) rows of the data.
+            observed: (B, C, ...) scaled images; unknown values are arbitrary but finite.
+            known: Bool, of the same shape.
             steps: Number of steps.
             noise: Source of noise.
             cond: Conditions of the rows.
         """
-        observed = self.data[index].to(like)
-        mask = self.known[index].to(like.device)
         walker: Any = denoiser
         if self.method == "repaint":
-            method: Any = RePaint(observed, mask, resamples=self.resamples)
+            method: Any = RePaint(observed, known, resamples=self.resamples)
         else:
             walker, method = (
-                ReconstructionGuidance(denoiser, observed, mask),
+                ReconstructionGuidance(denoiser, observed, known),
                 DPMSolverPP(sde=True),
             )
         drawn = sample(
-            denoiser.process, walker, like, sampler=method, steps=steps, noise=noise, cond=cond
+            denoiser.process,
+            walker,
+            observed,
+            sampler=method,
+            steps=steps,
+            noise=noise,
+            cond=cond,
         )
-        return torch.where(mask, observed, drawn)
+        return torch.where(known, observed, drawn)

@@ -22,11 +22,11 @@ from scidiffusion.core import NetworkDenoiser
 from scidiffusion.errors import ConditionError, ConfigError
 from scidiffusion.estimator import check_positive
 from scidiffusion.images.building import (
+    EMBEDDING,
     SMALLEST_GRID,
     build_process,
-    default_attention,
-    default_multipliers,
     grid_sizes,
+    with_levels,
 )
 from scidiffusion.images.codec import ImageCodec
 from scidiffusion.images.unet import (
@@ -166,15 +166,12 @@ def build_autoencoder(
         ConfigError: if an option is impossible.
     """
     process = build_process(parameterization, False, codec)
-    sizes, grid = dict(sizes), codec.shape[1:]
+    grid = codec.shape[1:]
     for name, size in (("code_dim", code_dim), ("width", sizes["width"])):
         if check_positive(size, name) is None:
             raise ConfigError(f"{name} must be an integer >= 1, got None")
-    if sizes["multipliers"] is None:
-        sizes["multipliers"] = default_multipliers(grid)
-    if sizes["attention"] is None:
-        sizes["attention"] = default_attention(grid, len(sizes["multipliers"]))
-    embed_dim = 4 * sizes["width"]
+    sizes = with_levels(sizes, grid)
+    embed_dim = EMBEDDING * sizes["width"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The U-Net first: it says what is wrong with sizes.

@@ -62,6 +62,14 @@ def normed(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+def check_state(z: Tensor, dims: int, channels: int) -> None:
+    """Raise InputError if `z` is not (B, channels, ...) with `dims` sizes of the grid."""
+    if z.ndim != dims + 2 or z.shape[1] != channels:
+        raise InputError(
+            f"z must be (B, {channels}) and {dims} sizes of the grid, got {tuple(z.shape)}"
+        )
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions, with the embedding added between them; see the module.
 
@@ -255,11 +263,7 @@ class UNet(nn.Module):
             InputError: if `z` has other channels or dimensions.
             ConditionError: if the condition does not fit.
         """
-        if z.ndim != self.dims + 2 or z.shape[1] != self.channels:
-            raise InputError(
-                f"z must be (B, {self.channels}) and {self.dims} sizes of the grid, got "
-                f"{tuple(z.shape)}"
-            )
+        check_state(z, self.dims, self.channels)
         context, rest = take_context(cond, self.context_dim, self.modulator.cond is not None)
         embedding = self.modulator(time, rest)
         x = self.input(z)

@@ -17,9 +17,9 @@ from sklearn.base import clone
 from torch import Tensor
 
 from scidiffusion.errors import ConfigError, DataError, ModelFileError
-from scidiffusion.estimator import GenerativeEstimator, json_params
+from scidiffusion.estimator import GenerativeEstimator, json_params, numeric_rows
 from scidiffusion.latent.encoders import Encoder, TransformerEncoder
-from scidiffusion.persistence import SavedModel
+from scidiffusion.persistence import SavedModel, of_part, prefixed
 
 LEAST_ROWS = 10
 MOST_DRAWN = 256
@@ -169,41 +169,26 @@ class LatentDiffusion(GenerativeEstimator):
             "encoder": _named(self.encoder_) | {"notes": notes},
             "estimator": _named(self.estimator_) | {"config": config, "extra": extra},
         }
-        merged = {f"encoder.{name}": value for name, value in codes.items()}
-        merged |= {f"estimator.{name}": value for name, value in tensors.items()}
+        merged = prefixed(codes, "encoder") | prefixed(tensors, "estimator")
         return {"error": self.reconstruction_error_}, merged, {"parts.json": parts}
 
     def _restore(self, saved: SavedModel) -> None:
         parts = saved.extra["parts.json"]
-
-        def tensors(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): value
-                for name, value in saved.tensors.items()
-                if name.startswith(prefix)
-            }
-
         encoder = _placed(_made(parts["encoder"], Encoder), self.device)
-        self.encoder_ = encoder.restore(parts["encoder"]["notes"], tensors("encoder."))
+        self.encoder_ = encoder.restore(
+            parts["encoder"]["notes"], of_part(saved.tensors, "encoder")
+        )
         estimator = _placed(_made(parts["estimator"], GenerativeEstimator), self.device)
         inner = parts["estimator"]
         config = {"params": inner["params"], **inner["config"]}
-        estimator._restore(SavedModel(config, tensors("estimator."), inner["extra"]))
+        estimator._restore(SavedModel(config, of_part(saved.tensors, "estimator"), inner["extra"]))
         self.estimator_ = estimator
         self.encoder, self.estimator = self.encoder_, self.estimator_
         self.seed_, self.reconstruction_error_ = estimator.seed_, saved.config["error"]
 
 
 def _rows(X: ArrayLike, least: int = LEAST_ROWS) -> NDArray[np.float64]:
-    try:
-        rows = np.asarray(X, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DataError("X is no array of numbers whose rows are of one shape") from None
-    if rows.ndim < 2 or len(rows) < least:
-        raise DataError(f"X must hold {least} rows or more, as (n, ...); got shape {rows.shape}")
-    if not np.isfinite(rows).all():
-        row = int(np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(1))[0])
-        raise DataError(f"X has NaN or infinity, first in row {row}; leave such rows out")
+    rows = numeric_rows(X, least)
     if least > 1 and not rows.var(0).any():
         raise DataError("all rows of X are the same: there is nothing to learn")
     return rows

@@ -27,7 +27,7 @@ from scidiffusion.estimator import (
     resolve_device,
 )
 from scidiffusion.persistence import SavedModel
-from scidiffusion.progress import sampling_progress
+from scidiffusion.progress import progress_bar
 from scidiffusion.tabular.conditions import Equal
 from scidiffusion.tabular.constraints import Constraint
 from scidiffusion.tabular.ddpm import DDPMModel
@@ -312,7 +312,7 @@ class TabularDiffusion(GenerativeEstimator):
     def _parts(
         self, n: int, chunk_rows: int | None, seed: int, request: Request
     ) -> Iterator[pd.DataFrame]:
-        with sampling_progress(n, enabled=self.progress and n > 0) as report:
+        with progress_bar(n, enabled=self.progress and n > 0) as report:
             yield from self._drawer().parts(n, chunk_rows, seed, request, report)
 
     def impute(
@@ -356,7 +356,7 @@ class TabularDiffusion(GenerativeEstimator):
         full = self.front_.complete_columns(X)
         drawer, tables = self._drawer(), []
         total = len(full) * (draws or 1)
-        with sampling_progress(total, enabled=self.progress and total > 0) as report:
+        with progress_bar(total, enabled=self.progress and total > 0) as report:
             for draw in range(draws or 1):
                 own = seed if draws is None else child_seed(seed, draw)
                 done = _shifted(report, draw * len(full))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scidiffusion.errors import InputError
 from scidiffusion.estimator import check_seed
-from scidiffusion.progress import sampling_progress
+from scidiffusion.progress import progress_bar
 from scidiffusion.timeseries.backtest import Backtest, run_backtest, split_backtest
 from scidiffusion.timeseries.forecasts import QUANTILES, Forecast, ForecastSet, check_levels
 from scidiffusion.timeseries.frame_estimator import Guidance
@@ -184,7 +184,7 @@ class DiffusionForecaster(WindowEstimator):
             options["wishes"] = wishes
         with (
             quiet_business_days(),
-            sampling_progress(len(items), enabled=self.progress, unit="series") as advance,
+            progress_bar(len(items), enabled=self.progress, unit="series") as advance,
         ):
             drawn = self.model_.forecast(
                 items, seed=self._next_seed(random_state), progress=advance, **options
@@ -322,7 +322,7 @@ class DiffusionForecaster(WindowEstimator):
         copy._fit_series(before, layout, seed)
         with (
             quiet_business_days(),
-            sampling_progress(len(pasts), enabled=self.progress, unit="windows") as advance,
+            progress_bar(len(pasts), enabled=self.progress, unit="windows") as advance,
         ):
             result = run_backtest(
                 copy.model_, pasts, observed, windows, seed=seed, progress=advance, **options

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scidiffusion.errors import InputError
 from scidiffusion.estimator import check_count, check_positive, check_seed
-from scidiffusion.progress import sampling_progress
+from scidiffusion.progress import progress_bar
 from scidiffusion.timeseries.forecasts import Forecast, ForecastSet
 from scidiffusion.timeseries.frame_estimator import FrameEstimator
 from scidiffusion.timeseries.frequency import quiet_business_days
@@ -99,7 +99,7 @@ class WindowEstimator(FrameEstimator):
         series, layout = self._series_of(data, static=static, whole=True)
         with (
             quiet_business_days(),
-            sampling_progress(len(series), enabled=self.progress, unit="series") as advance,
+            progress_bar(len(series), enabled=self.progress, unit="series") as advance,
         ):
             paths = model.impute(
                 list(series), seed=self._next_seed(random_state), progress=advance, **options

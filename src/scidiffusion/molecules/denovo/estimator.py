@@ -42,7 +42,7 @@ from scidiffusion.molecules.denovo.reading import read_clouds
 from scidiffusion.molecules.denovo.scoring import log_bound
 from scidiffusion.molecules.fitting import bundle_training, train_bundles
 from scidiffusion.persistence import SavedModel, check_version
-from scidiffusion.progress import sampling_progress
+from scidiffusion.progress import progress_bar
 
 VERSION = 1
 """Version of what `save` writes of the network and of what it is told."""
@@ -323,7 +323,7 @@ class MoleculeDiffusion(GenerativeEstimator):
         )
         made: dict[int, Chem.Mol] = {}
         open_rows = np.arange(n)
-        with sampling_progress(int(n), enabled=self.progress) as advance:
+        with progress_bar(int(n), enabled=self.progress) as advance:
             for turn in range(ROUNDS if valid_only else 1):
                 part = type(plan)(plan.composition[open_rows], plan.labels[open_rows])
                 states = generate(
