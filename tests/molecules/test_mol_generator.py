@@ -18,6 +18,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from scidiffusion.errors import ConfigError, DataError, InputError
 from scidiffusion.molecules.chem.checks import intact
 from scidiffusion.molecules.chem.embedding import embed, relax_mmff
+from scidiffusion.molecules.chem.energies import KCAL_PER_HARTREE, gfn2_energies
 from scidiffusion.molecules.chem.ensembles import with_places
 from scidiffusion.molecules.chem.figures import positions
 from scidiffusion.molecules.chem.handedness import stereo_kept
@@ -125,48 +126,14 @@ class TestMolecules:
 
 
 class TestOptimiser:
-    def test_hessian_is_the_second_derivative_of_the_energy(self, modules):
-        optimiser = modules("_gfn2_optimiser")
-        mol = embedded("CC1OC1CO")
-        hessian = optimiser.force_field_hessian(mol)
-        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
-        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
-        at = mol.GetConformer().GetPositions().ravel()
-        step = 1e-3
-        for index in (0, 7, 20):
-            there = step * np.eye(len(at))[index]
-            energies = [field.CalcEnergy((at + k * there).tolist()) for k in (-1, 0, 1)]
-            second = (energies[0] - 2 * energies[1] + energies[2]) / step**2
-            exact = second / optimiser.KCAL_PER_HARTREE * optimiser.ANGSTROM_PER_BOHR**2
-            assert hessian[index, index] == pytest.approx(exact, rel=2e-3)
-
-    def test_hessian_of_a_minimum_has_six_free_motions_and_no_descent(self, modules):
-        values = np.linalg.eigvalsh(
-            modules("_gfn2_optimiser").force_field_hessian(embedded("CCO"))
-        )
-        assert values[0] > -1e-4
-        assert np.sum(np.abs(values) < 1e-4) == 6
-
-    def test_relaxation_ends_where_the_gradient_vanishes(self, modules):
-        interface = pytest.importorskip("tblite.interface")
-        optimiser = modules("_gfn2_optimiser")
+    def test_the_minimum_is_found_below_the_start(self, modules):
+        pytest.importorskip("tblite")
         mol = embedded("C[C@H](N)C(=O)O")
-        energy, places = optimiser.relax(mol)
-
-        def point(positions):
-            numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-            calculator = interface.Calculator(
-                "GFN2-xTB", numbers, positions / optimiser.ANGSTROM_PER_BOHR
-            )
-            calculator.set("verbosity", 0)
-            result = calculator.singlepoint()
-            return result.get("energy"), np.linalg.norm(result.get("gradient"))
-
-        start, slope = point(mol.GetConformer().GetPositions())
-        end, rest = point(places)
+        energy, places = modules("_gfn2_optimiser").relax(mol)
+        start = gfn2_energies(mol)[0] / KCAL_PER_HARTREE
+        end = gfn2_energies(with_places(mol, places))[0] / KCAL_PER_HARTREE
         assert end == pytest.approx(energy, abs=1e-6)
         assert end < start
-        assert rest < 1.1 * optimiser.GRADIENT < slope
         assert intact(with_places(mol, places)).all()
 
     @pytest.mark.skipif(shutil.which("xtb") is None, reason="the program xtb is not installed")

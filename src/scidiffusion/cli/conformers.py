@@ -55,6 +55,13 @@ def conformers(
     steps: Annotated[
         int | None, typer.Option(help="Network evaluations a conformer; default 6, from noise 20.")
     ] = None,
+    gfn2_steps: Annotated[
+        int,
+        typer.Option(
+            "--gfn2-steps",
+            help="Steps towards the minimum of GFN2-xTB after refinement (extra gfn2).",
+        ),
+    ] = 0,
     oversample: Annotated[
         int | None,
         typer.Option(help="Starts made for each conformer; default 8, of larger molecules 4."),
@@ -98,6 +105,7 @@ def conformers(
             start=start,
             method=method,
             steps=steps,
+            gfn2_steps=gfn2_steps,
             oversample=oversample,
             time_limit=time_limit,
             allow_fragments=allow_fragments,

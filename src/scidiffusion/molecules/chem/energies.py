@@ -107,8 +107,7 @@ def force_field_energies(mol: Chem.Mol) -> tuple[Array, str]:
         DataError: if there is no conformer, hydrogen is implicit, or neither knows the molecule.
     """
     places = _checked(mol)
-    choices: Sequence[tuple[str, Callable[[Chem.Mol], Any]]] = (("MMFF94", _mmff), ("UFF", _uff))
-    for method, build in choices:
+    for method, build in FORCE_FIELDS:
         field = build(mol)
         if field is not None:
             return _evaluate(field, places), method
@@ -119,13 +118,17 @@ def force_field_energies(mol: Chem.Mol) -> tuple[Array, str]:
 
 def _checked(mol: Chem.Mol) -> Array:
     places = positions(mol)
+    _check_explicit(mol)
+    return places
+
+
+def _check_explicit(mol: Chem.Mol) -> None:
     for atom in mol.GetAtoms():
         if atom.GetTotalNumHs():
             raise DataError(
                 f"atom {atom.GetIdx()} ({atom.GetSymbol()}) of {name_of(mol)!r} has implicit "
                 "hydrogen, which an energy needs; use Chem.AddHs(mol, addCoords=True)"
             )
-    return places
 
 
 def _mmff(mol: Chem.Mol) -> Any:
@@ -147,6 +150,15 @@ def _uff(mol: Chem.Mol) -> Any:
         return rdForceFieldHelpers.UFFGetMoleculeForceField(
             mol, vdwThresh=NEVER, ignoreInterfragInteractions=False
         )
+
+
+FORCE_FIELDS: Sequence[tuple[str, Callable[[Chem.Mol], Any]]] = (("MMFF94", _mmff), ("UFF", _uff))
+"""The better one first."""
+
+
+def force_field(mol: Chem.Mol) -> Any:
+    """Return RDKit's force field of a molecule, MMFF94 or else UFF; None if neither knows it."""
+    return next((field for _, build in FORCE_FIELDS if (field := build(mol)) is not None), None)
 
 
 def _evaluate(field: Any, places: Array) -> Array:
@@ -190,33 +202,14 @@ def gfn2_energies(
             radon.
         ConfigError: if the accuracy is not above 0.
     """
-    if not 0 < accuracy < np.inf:
-        raise ConfigError(f"accuracy must be above 0, got {accuracy}")
-    interface: Any = require("tblite.interface", "gfn2")
-    failure: Any = require("tblite.exceptions", "gfn2").TBLiteRuntimeError
-    places = _checked(mol)
-    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    for index, number in enumerate(numbers):
-        if not 1 <= number <= HEAVIEST_OF_GFN2:
-            raise DataError(
-                f"GFN2-xTB has no parameters for atom {index} "
-                f"({mol.GetAtomWithIdx(index).GetSymbol()}) of {name_of(mol)!r}"
-            )
-    charge = Chem.GetFormalCharge(mol)
-    unpaired = int(numbers.sum() - charge) % 2
+    calculate, failure = gfn2_calculators(mol, accuracy)
+    places = positions(mol)
     energies = np.full(len(places), np.nan)
     gradients = np.full(places.shape, np.nan)
     failed = []
-    for index, place in enumerate(places / ANGSTROM_PER_BOHR):
+    for index, place in enumerate(places):
         try:
-            # A new calculator each: a wave function carried over would let the energies of a
-            # conformer depend on those before it.
-            calculator = interface.Calculator(
-                "GFN2-xTB", numbers, place, charge=charge, uhf=unpaired
-            )
-            calculator.set("verbosity", 0)
-            calculator.set("accuracy", accuracy)
-            result = calculator.singlepoint()
+            result = calculate(place).singlepoint()
         except failure:
             failed.append(index)
             continue
@@ -232,6 +225,41 @@ def gfn2_energies(
             stacklevel=2,
         )
     return (energies, gradients) if gradient else energies
+
+
+def gfn2_calculators(
+    mol: Chem.Mol, accuracy: float = 1.0
+) -> tuple[Callable[[Array], Any], type[Exception]]:
+    """Return what makes a calculator of tblite from places (N, 3) in Angstrom, and its error.
+
+    Every conformer needs a new one: a wave function carried over would let the energies of a
+    conformer depend on those before it. Arguments and errors are those of `gfn2_energies`, but
+    that no conformer is needed.
+    """
+    if not 0 < accuracy < np.inf:
+        raise ConfigError(f"accuracy must be above 0, got {accuracy}")
+    interface: Any = require("tblite.interface", "gfn2")
+    failure: Any = require("tblite.exceptions", "gfn2").TBLiteRuntimeError
+    _check_explicit(mol)
+    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    for index, number in enumerate(numbers):
+        if not 1 <= number <= HEAVIEST_OF_GFN2:
+            raise DataError(
+                f"GFN2-xTB has no parameters for atom {index} "
+                f"({mol.GetAtomWithIdx(index).GetSymbol()}) of {name_of(mol)!r}"
+            )
+    charge = Chem.GetFormalCharge(mol)
+    unpaired = int(numbers.sum() - charge) % 2
+
+    def calculate(place: Array) -> Any:
+        calculator = interface.Calculator(
+            "GFN2-xTB", numbers, place / ANGSTROM_PER_BOHR, charge=charge, uhf=unpaired
+        )
+        calculator.set("verbosity", 0)
+        calculator.set("accuracy", accuracy)
+        return calculator
+
+    return calculate, failure
 
 
 def boltzmann_weights(energies: ArrayLike, temperature: float = 298.15) -> Array:

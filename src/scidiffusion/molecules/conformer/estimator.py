@@ -172,6 +172,7 @@ class ConformerDiffusion(EnsembleEstimator):
         level: float | None = None,
         sampler: str = "dpmpp_2m",
         noise_scale: float = 0.0,
+        gfn2_steps: int = 0,
         oversample: int | None = None,
         energy: str | None = "mmff",
         temperature: float = 298.15,
@@ -204,6 +205,9 @@ class ConformerDiffusion(EnsembleEstimator):
             sampler: Name of the sampler; see `scidiffusion.samplers.SAMPLERS`.
             noise_scale: Share of the level's noise that a start gets: 1 draws from the learned
                 law around it, 0 finds where most of that lies, which is nearer to the minimum.
+            gfn2_steps: Steps towards the minimum of GFN2-xTB after refinement, 0 or more; needs
+                the extra gfn2. One or two take about half of the energy that is left, 200 reach
+                the minimum. See `scidiffusion.molecules.chem.relaxation`.
             oversample: Starts made for each conformer; None is 8 for molecules of up to 15 heavy
                 atoms, else 4. The distinct and most different ones are refined.
             energy: "mmff", "gfn2" (needs the extra gfn2) or None.
@@ -243,6 +247,7 @@ class ConformerDiffusion(EnsembleEstimator):
             level=level,
             sampler=sampler,
             noise_scale=noise_scale,
+            gfn2_steps=gfn2_steps,
             oversample=oversample,
             energy=energy,
             temperature=temperature,

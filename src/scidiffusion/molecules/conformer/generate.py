@@ -1,9 +1,9 @@
 """From a molecule to an ensemble of conformers, step by step.
 
 Starts (ETKDG or torsional diffusion, and MMFF94, several times as many as are asked for) -> the
-most different ones -> refinement by diffusion -> checks -> energies and weights. What fails a
-check is made again from other starts; what cannot be refined stays as the force field left it,
-which a warning says.
+most different ones -> refinement by diffusion -> checks -> steps on GFN2-xTB, where asked for ->
+energies and weights. What fails a check is made again from other starts; what cannot be refined
+stays as the force field left it, which a warning says.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scidiffusion.molecules.chem.embedding import embed, lay_on, relax_mmff
 from scidiffusion.molecules.chem.energies import (
     boltzmann_weights,
     force_field_energies,
+    gfn2_calculators,
     gfn2_energies,
 )
 from scidiffusion.molecules.chem.ensembles import (
@@ -38,6 +39,7 @@ from scidiffusion.molecules.chem.ensembles import (
 )
 from scidiffusion.molecules.chem.figures import name_of, positions, set_figures
 from scidiffusion.molecules.chem.handedness import stereo_kept
+from scidiffusion.molecules.chem.relaxation import relax_gfn2
 from scidiffusion.molecules.chem.smiles import as_molecule
 from scidiffusion.molecules.chem.stereo import fix_stereo
 from scidiffusion.molecules.conformer.denoiser import SIGMA_MAX, ConformerDenoiser
@@ -81,6 +83,7 @@ class Request:
     level: float | None = None
     sampler: str = "dpmpp_2m"
     noise_scale: float = 0.0
+    gfn2_steps: int = 0
     oversample: int | None = None
     energy: str | None = "mmff"
     temperature: float = 298.15
@@ -101,6 +104,10 @@ class Request:
             raise ConfigError(f"energy must be 'mmff', 'gfn2' or None, got {self.energy!r}")
         if self.oversample is not None and check_count(self.oversample, "oversample") < 1:
             raise ConfigError(f"oversample must be 1 or more, got {self.oversample}")
+        if check_count(self.gfn2_steps, "gfn2_steps") and self.guided:
+            raise ConfigError(
+                "gfn2_steps would undo what guidance and target_distances pull at; leave one out"
+            )
         if not 0 <= self.noise_scale < float("inf"):
             raise ConfigError(f"noise_scale must be a number >= 0, got {self.noise_scale}")
         for name in ("temperature", "time_limit"):
@@ -139,6 +146,9 @@ def generate(
     """
     mol = as_molecule(molecule, allow_fragments=request.allow_fragments)
     steering = _steering(mol, request)
+    if request.gfn2_steps or request.energy == "gfn2":
+        # Whether it can be done is known before any work.
+        gfn2_calculators(mol)
     mol, chosen = fix_stereo(mol, request.seed)
     if chosen:
         what = ", ".join(str(one) for one in chosen)
@@ -152,6 +162,8 @@ def generate(
         found = _from_noise(denoiser, mol, request, steering)
     else:
         found = _from_starts(denoiser, mol, request, steering, sigma_start)
+    if request.gfn2_steps:
+        found = _relaxed(found, request)
     return _finished(found, request)
 
 
@@ -351,6 +363,14 @@ def _refined(
     if request.fixed_core:
         lay_on(made, request.fixed_core)
     return made
+
+
+def _relaxed(mol: Chem.Mol, request: Request) -> Chem.Mol:
+    """Go some steps down on GFN2-xTB; what fails a check afterwards stays as it was."""
+    moved = Chem.Mol(mol)
+    relax_gfn2(moved, request.gfn2_steps, fixed=sorted(request.fixed_core))
+    kept = np.where(validity(moved).ok[:, None, None], positions(moved), positions(mol))
+    return with_places(mol, kept)
 
 
 def _finished(mol: Chem.Mol, request: Request) -> Chem.Mol:
