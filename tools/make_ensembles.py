@@ -2,13 +2,18 @@
 
     python tools/make_ensembles.py OUT --minutes 45 --workers 2 --exclude geom_test.csv
     python tools/make_ensembles.py OUT --smiles molecules.csv --limit 1000
+    python tools/make_ensembles.py OUT --model MODEL --gfn2-steps 4 --conformers 1 --minutes 60
 
 Without --smiles the molecules are made too (see _molecule_source.py). Of each molecule, seeds by
 ETKDGv3 and by plain distance geometry, whose torsions know nothing of crystals, are minimised with
 MMFF94; up to --conformers distinct ones within --window are optimised with GFN2-xTB; those whose
 bonds and stereo survive are kept as pairs. The result depends on --seed and the molecules, not on
 --workers. OUT is a folder of shards, see `scidiffusion.molecules.conformer.pairs`; the same call
-again goes on where it stopped, however it stopped. The generator stands on no conformer of anybody
+again goes on where it stopped, however it stopped.
+
+With --model the pairs are walks: each start is walked by that model, and so many --gfn2-steps are
+gone down from where it ends. What a walk should have ended at costs a tenth of a minimum, and
+`tools/train_conformers.py --walks` teaches it. The generator stands on no conformer of anybody
 else: RDKit embeds, and tblite (or the program xtb: --engine) optimises.
 """
 
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import itertools
 import json
 import multiprocessing
@@ -23,6 +29,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -31,18 +38,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from _gfn2_optimiser import relax
 from _molecule_source import SIZES, MoleculeSource, flat
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from scidiffusion._files import write_atomic
-from scidiffusion.errors import ConfigError, DataError, ScidiffusionError
+from scidiffusion.errors import (
+    ConfigError,
+    DataError,
+    ScidiffusionError,
+    ScidiffusionWarning,
+)
 from scidiffusion.molecules.chem.checks import intact
 from scidiffusion.molecules.chem.energies import KCAL_PER_HARTREE
 from scidiffusion.molecules.chem.ensembles import with_places
 from scidiffusion.molecules.chem.handedness import canonical
+from scidiffusion.molecules.chem.relaxation import relax_gfn2
 from scidiffusion.molecules.chem.stereo import fix_stereo
+from scidiffusion.molecules.conformer.estimator import ConformerDiffusion
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
     heavy_rmsd,
@@ -68,6 +83,8 @@ class Recipe:
         apart: Smallest RMSD of heavy atoms between two starts, in Angstrom.
         engine: "tblite" or "xtb".
         seed: Of the embedding, with the SMILES.
+        model: Folder of a model that walks the starts first; "" goes down from the starts.
+        gfn2_steps: Steps down from where a walk ends.
     """
 
     conformers: int = 5
@@ -75,6 +92,8 @@ class Recipe:
     apart: float = 0.2
     engine: str = "tblite"
     seed: int = 0
+    model: str = ""
+    gfn2_steps: int = 4
 
 
 def _embed(mol: Chem.Mol, count: int, seed: int, *, knowledge: bool) -> bool:
@@ -125,6 +144,31 @@ def starts(mol: Chem.Mol, smiles: str, recipe: Recipe, seed: int) -> list[np.nda
     return kept
 
 
+@functools.lru_cache(maxsize=1)
+def _walker(model: str) -> ConformerDiffusion:
+    torch.set_num_threads(1)
+    return ConformerDiffusion.load(model, device="cpu")
+
+
+def descend(
+    mol: Chem.Mol, positions: np.ndarray, recipe: Recipe
+) -> tuple[float, np.ndarray] | None:
+    """Energy in hartree and positions some GFN2 steps below the end of a model's walk.
+
+    They lie as the start does: neither a walk nor a step turns or shifts a molecule.
+    """
+    centred = positions - positions.mean(0)
+    walked = with_places(mol, _walker(recipe.model).walk(mol, centred[None]))
+    if not intact(walked).all():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ScidiffusionWarning)
+        (energy,), _ = relax_gfn2(walked, recipe.gfn2_steps)
+    if not np.isfinite(energy):
+        return None
+    return energy / KCAL_PER_HARTREE, walked.GetConformer().GetPositions() + positions.mean(0)
+
+
 def make_pairs(smiles: str, recipe: Recipe) -> ConformerPairs | None:
     """The pairs of one molecule, or None if none came out.
 
@@ -143,7 +187,10 @@ def make_pairs(smiles: str, recipe: Recipe) -> ConformerPairs | None:
         mol = template(text)
         begins, ends, energies = [], [], []
         for positions in starts(mol, text, recipe, seed):
-            result = relax(with_places(mol, positions), recipe.engine)
+            if recipe.model:
+                result = descend(mol, positions, recipe)
+            else:
+                result = relax(with_places(mol, positions), recipe.engine)
             if result is None:
                 continue
             reached = with_places(mol, result[1])
@@ -363,7 +410,13 @@ def main(arguments: list[str] | None = None) -> None:
         if (plain := flat(smiles)) is not None
     )
     recipe = Recipe(
-        options.conformers, options.window, options.apart, options.engine, options.seed
+        options.conformers,
+        options.window,
+        options.apart,
+        options.engine,
+        options.seed,
+        str(options.model.resolve()) if options.model else "",
+        options.gfn2_steps,
     )
     if options.smiles is not None:
         stream = given_molecules(options.smiles, exclude)
@@ -373,7 +426,12 @@ def main(arguments: list[str] | None = None) -> None:
         "smiles": None if options.smiles is None else str(options.smiles.resolve()),
         "sizes": options.sizes,
         "exclude": zlib.crc32("\n".join(sorted(exclude)).encode()),
-        "recipe": vars(recipe),
+        "recipe": {
+            name: value
+            for name, value in vars(recipe).items()
+            # A folder of minima does not depend on them, nor was it always asked.
+            if recipe.model or name not in ("model", "gfn2_steps")
+        },
     }
     shards = Shards(options.out, settings)
     jobs = (
@@ -401,14 +459,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--window", type=float, default=default.window, help="kcal/mol")
     parser.add_argument("--apart", type=float, default=default.apart, help="Angstrom")
     parser.add_argument("--engine", choices=["tblite", "xtb"], default=default.engine)
+    parser.add_argument("--model", type=Path, help="folder of a model; makes walks")
+    parser.add_argument(
+        "--gfn2-steps", type=int, default=default.gfn2_steps, help="of each walk, with --model"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="number of molecules, of earlier calls too")
     parser.add_argument("--minutes", type=float, help="stop after so much time")
     options = parser.parse_args(arguments)
-    for name in ("conformers", "workers"):
+    for name in ("conformers", "workers", "gfn2_steps"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     return options
 
 

@@ -19,6 +19,7 @@ from scidiffusion.core import (
     Noise,
     ProductProcess,
 )
+from scidiffusion.core.prediction import Parameterization, Prediction
 from scidiffusion.errors import ConfigError
 from scidiffusion.samplers import (
     DDIM,
@@ -432,3 +433,33 @@ def test_a_walk_may_begin_where_data_were_noised_only_so_far():
     assert float((back - x).abs().mean()) < 0.8 * float((fresh - x).abs().mean())
     with pytest.raises(ConfigError, match="begins with 1"):
         sample(process, oracle, z, sampler=DPMSolverPP(), grid=grid)
+
+
+def test_derivatives_go_through_a_whole_walk_where_asked_for():
+    process = GaussianProcess(LinearVP())
+
+    class Scaled(torch.nn.Module):
+        """Predicts that the data are a multiple of one place: so does every walk end."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.tensor(2.0, dtype=F64))
+            self.place = torch.linspace(-1, 1, 3, dtype=F64).expand(4, 3)
+
+        def forward(self, z, t, cond=None):
+            marginal = process.schedule.marginal(t.expand(z.shape[0]))
+            return Prediction(z, marginal, self.factor * self.place, Parameterization.X0)
+
+    denoiser, like = Scaled(), torch.empty(4, 3, dtype=F64)
+    for sampler in (DDIM(), DPMSolverPP(), Heun()):
+        options = {"sampler": sampler, "steps": 4}
+        plain = sample(process, denoiser, like, **options)
+        assert not plain.requires_grad
+        traced = sample(process, denoiser, like, **options, differentiable=True)
+        torch.testing.assert_close(traced.detach(), plain)
+        (slope,) = torch.autograd.grad((traced * denoiser.place).sum(), denoiser.factor)
+        torch.testing.assert_close(slope, denoiser.place.square().sum())
+        with torch.no_grad():
+            assert not sample(
+                process, denoiser, like, **options, differentiable=True
+            ).requires_grad

@@ -24,6 +24,8 @@ from scidiffusion.molecules.chem.figures import positions
 from scidiffusion.molecules.chem.handedness import stereo_kept
 from scidiffusion.molecules.chem.smiles import read_smiles
 from scidiffusion.molecules.conformer.conversion import pairs_of, pairs_of_many
+from scidiffusion.molecules.conformer.estimator import ConformerDiffusion
+from scidiffusion.molecules.conformer.front import WEIGHTS
 from scidiffusion.molecules.conformer.pairs import (
     ConformerPairs,
     heavy_rmsd,
@@ -249,6 +251,23 @@ class TestRun:
             assert heavy_rmsd(pairs.mol, again.GetConformer().GetPositions(), start) < 0.02
         for a, b in itertools.combinations(pairs.start, 2):
             assert heavy_rmsd(pairs.mol, a, b) > 0.2
+
+    def test_walks_end_below_where_a_model_walks_to(self, script):
+        model = ConformerDiffusion.load(WEIGHTS)
+        recipe = script.Recipe(conformers=2, model=str(WEIGHTS), gfn2_steps=2)
+        pairs = script.make_pairs("CC[C@H](C)O", recipe)
+        assert len(pairs) == 2
+        walked = model.walk(pairs.mol, pairs.start.astype(float))
+        starts, ends, lower = (
+            gfn2_energies(with_places(pairs.mol, places))
+            for places in (pairs.start, walked, pairs.minimum)
+        )
+        assert (lower < ends).all()
+        assert (ends < starts).all()
+        # Neither a walk nor a step shifts or turns the molecule.
+        apart = pairs.minimum - pairs.start
+        np.testing.assert_allclose(apart.mean(1), 0.0, atol=5e-3)
+        assert np.abs(apart).max() < 0.2
 
     def test_open_stereo_is_fixed_for_the_ensemble(self, script):
         pairs = script.make_pairs("CCC(C)O", script.Recipe(conformers=2))

@@ -10,21 +10,24 @@ import torch
 from torch import Tensor
 
 
-@torch.no_grad()
 def turned_onto(mobile: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Rotate centred positions onto others by the proper rotation of least squares.
+
+    Derivatives take the rotation for a constant.
 
     Args:
         mobile: (B, N, 3) centred, padding 0.
         target: (B, N, 3) likewise.
         mask: (B, N).
     """
-    covariance = (mobile * mask[..., None]).transpose(1, 2) @ target
-    left, _, right = torch.linalg.svd(covariance)
-    sign = torch.linalg.det(left @ right).sign()
-    flip = torch.ones_like(left[:, 0])
-    flip[:, 2] = sign
-    return mobile @ (left * flip[:, None]) @ right
+    with torch.no_grad():
+        covariance = (mobile * mask[..., None]).transpose(1, 2) @ target
+        left, _, right = torch.linalg.svd(covariance)
+        sign = torch.linalg.det(left @ right).sign()
+        flip = torch.ones_like(left[:, 0])
+        flip[:, 2] = sign
+        rotation = (left * flip[:, None]) @ right
+    return mobile @ rotation
 
 
 def laid_onto(places: Tensor, onto: Tensor) -> Tensor:

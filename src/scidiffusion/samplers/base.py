@@ -112,7 +112,6 @@ class SinglePrediction(Sampler):
         """Go from t to s, given the prediction at (carry.z, t)."""
 
 
-@torch.no_grad()
 def sample(
     process: Process,
     denoiser: Denoiser,
@@ -126,6 +125,7 @@ def sample(
     cond: Condition = None,
     z: State | None = None,
     callback: Callable[[int, Tensor, State], None] | None = None,
+    differentiable: bool = False,
 ) -> State:
     """Draw samples: the one loop that every method and every space shares.
 
@@ -142,6 +142,7 @@ def sample(
         cond: Condition of each row.
         z: State at the first time of the grid, in place of a draw from the prior.
         callback: Called as callback(index, t, z) at the start and after every step.
+        differentiable: Keep the graph of derivatives, of all steps: to train through the walk.
 
     Returns:
         States at t = 0.
@@ -149,20 +150,21 @@ def sample(
     Raises:
         ConfigError: if the method does not fit the process, or the grid or steps are unusable.
     """
-    sampler.check(process)
-    noise = KeyedNoise(0) if noise is None else noise
-    if grid is None:
-        steps = steps if steps is not None else (process.schedule.num_nodes or 50)
-        grid = process.schedule.grid(steps, spacing or sampler.spacing)
-    check_grid(grid, partial=z is not None)
-    carry = sampler.init(process.prior(like, noise.child("prior")) if z is None else z)
-    if callback is not None:
-        callback(0, grid[0], carry.z)
-    for index, (t, s) in enumerate(pairwise(grid), start=1):
-        carry = sampler.step(process, denoiser, carry, t, s, noise.at(index), cond)
+    with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+        sampler.check(process)
+        noise = KeyedNoise(0) if noise is None else noise
+        if grid is None:
+            steps = steps if steps is not None else (process.schedule.num_nodes or 50)
+            grid = process.schedule.grid(steps, spacing or sampler.spacing)
+        check_grid(grid, partial=z is not None)
+        carry = sampler.init(process.prior(like, noise.child("prior")) if z is None else z)
         if callback is not None:
-            callback(index, s, carry.z)
-    return carry.z
+            callback(0, grid[0], carry.z)
+        for index, (t, s) in enumerate(pairwise(grid), start=1):
+            carry = sampler.step(process, denoiser, carry, t, s, noise.at(index), cond)
+            if callback is not None:
+                callback(index, s, carry.z)
+        return carry.z
 
 
 @torch.no_grad()

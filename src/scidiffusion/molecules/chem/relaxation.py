@@ -26,7 +26,7 @@ from scidiffusion.molecules.chem.energies import (
 )
 from scidiffusion.molecules.chem.figures import name_of, positions
 
-__all__ = ["force_field_hessian", "relax_gfn2"]
+__all__ = ["force_field_hessian", "positive_hessian", "relax_gfn2"]
 
 Array = NDArray[np.float64]
 Slope = Callable[[Array], tuple[float, Array]]
@@ -76,6 +76,19 @@ def force_field_hessian(mol: Chem.Mol, places: Array) -> Array:
     rows = [gradient(at + step * unit) - base for unit in np.eye(len(at))]
     hessian = np.array(rows) / step
     return (hessian + hessian.T) / 2 / KCAL_PER_HARTREE * ANGSTROM_PER_BOHR**2
+
+
+def positive_hessian(mol: Chem.Mol, places: Array) -> Array:
+    """`force_field_hessian` with curvatures made positive and no softer than a torsion's.
+
+    As a measure of how much energy a displacement costs it holds away from minima too.
+    """
+    return _positive(force_field_hessian(mol, places))
+
+
+def _positive(hessian: Array) -> Array:
+    values, vectors = np.linalg.eigh(hessian)
+    return (vectors * np.maximum(np.abs(values), SOFT)) @ vectors.T
 
 
 def relax_gfn2(
@@ -160,8 +173,7 @@ def _descend(
     energy, slope = slope_at(places)
     trust, converged = TRUST, False
     # BFGS keeps a Hessian positive that begins so; a force field's is not, away from its minima.
-    values, vectors = np.linalg.eigh(hessian)
-    hessian = (vectors * np.maximum(np.abs(values), SOFT)) @ vectors.T
+    hessian = _positive(hessian)
     for _ in range(max_steps):
         step = -np.linalg.solve(hessian, slope)
         reach = float(np.abs(step).max(initial=0.0))

@@ -20,6 +20,8 @@ from rdkit import Chem
 from torch import Tensor
 
 from scidiffusion.core.rng import Noise
+from scidiffusion.molecules.chem.energies import ANGSTROM_PER_BOHR, KCAL_PER_HARTREE
+from scidiffusion.molecules.chem.relaxation import positive_hessian
 from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
 from scidiffusion.molecules.superposition import turned_onto
@@ -41,6 +43,8 @@ class BankMolecule:
         minimum: (n, N, 3) minima they reached, each centred and turned onto its start.
         images: (M, N) long, renumberings of like atoms; the first changes nothing.
         torsions: Its turnable bonds.
+        hessians: (n, 3N, 3N) half, in kcal/mol/Angstrom^2, positive second derivatives of the
+            energy about the minima; None where they are not needed.
     """
 
     graph: MolGraph
@@ -48,21 +52,30 @@ class BankMolecule:
     minimum: Tensor
     images: Tensor
     torsions: Torsions
+    hessians: Tensor | None = None
 
     @classmethod
-    def of(cls, pairs: ConformerPairs) -> Self:
-        """Read pairs."""
+    def of(cls, pairs: ConformerPairs, *, hessians: bool = False) -> Self:
+        """Read pairs; with `hessians` add those of MMFF94."""
         start, minimum = (torch.from_numpy(value) for value in (pairs.start, pairs.minimum))
         start = start - start.mean(1, keepdim=True)
         minimum = minimum - minimum.mean(1, keepdim=True)
         everything = torch.ones(start.shape[:2], dtype=torch.bool)
+        minimum = turned_onto(minimum, start, everything)
         return cls(
             MolGraph.of(pairs.mol),
             start,
-            turned_onto(minimum, start, everything),
+            minimum,
             automorphisms(pairs.mol),
             Torsions.of(pairs.mol),
+            _hessians(pairs.mol, minimum) if hessians else None,
         )
+
+
+def _hessians(mol: Chem.Mol, minima: Tensor) -> Tensor:
+    unit = KCAL_PER_HARTREE / ANGSTROM_PER_BOHR**2
+    found = [positive_hessian(mol, places) * unit for places in minima.double().numpy()]
+    return torch.from_numpy(np.stack(found)).half()
 
 
 def automorphisms(mol: Chem.Mol) -> Tensor:
@@ -88,12 +101,16 @@ class Bundle:
         start: (B, N, 3) in Angstrom, padding 0.
         minimum: (B, N, 3) likewise.
         molecules: Where they come from.
+        rows: Which pair of its molecule each is.
+        mirrored: (B,) whether it is a mirror image.
     """
 
     graph: MolGraph
     start: Tensor
     minimum: Tensor
     molecules: list[BankMolecule]
+    rows: list[int]
+    mirrored: Tensor
 
 
 class ConformerBank:
@@ -160,6 +177,8 @@ class ConformerBank:
             _stacked([molecule.start[row] for molecule, row in chosen], size) * mirror,
             _stacked([molecule.minimum[row] for molecule, row in chosen], size) * mirror,
             [molecule for molecule, _ in chosen],
+            [row for _, row in chosen],
+            mirrored,
         )
 
 

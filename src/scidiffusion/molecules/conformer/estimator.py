@@ -9,17 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rdkit import Chem
 from torch import Tensor
 
-from scidiffusion.errors import ConfigError
-from scidiffusion.molecules.conformer.bank import ConformerBank
+from scidiffusion.core.rng import KeyedNoise
+from scidiffusion.errors import ConfigError, DataError
+from scidiffusion.estimator import check_seed, resolve_device, split_rows
+from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
 from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser
 from scidiffusion.molecules.conformer.generate import Request, generate
-from scidiffusion.molecules.conformer.learning import EnsembleEstimator
+from scidiffusion.molecules.conformer.graph import MolGraph
+from scidiffusion.molecules.conformer.learning import LEAST, EnsembleEstimator
 from scidiffusion.molecules.conformer.network import ConformerNetwork, NetworkSize
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
+from scidiffusion.molecules.conformer.refine import STEPS, refine
 
 if TYPE_CHECKING:
     from scidiffusion.molecules.torsional.estimator import TorsionDiffusion
@@ -105,6 +111,7 @@ class ConformerDiffusion(EnsembleEstimator):
         checkpoint_dir: str | Path | None = None,
         resume: bool = False,
         start: ConformerDiffusion | None = None,
+        walks: Sequence[ConformerPairs] = (),
     ) -> Self:
         """Learn from ensembles of conformers.
 
@@ -116,15 +123,28 @@ class ConformerDiffusion(EnsembleEstimator):
             checkpoint_dir: Folder for a checkpoint; None writes none.
             resume: Go on from the checkpoint that is there.
             start: A fitted estimator of the same sizes whose weights are the first ones.
+            walks: Pairs of starts and of what walks from these should have ended at, as
+                `tools/make_ensembles.py --model` makes them. The energy of where walks end is
+                then lowered too, see `scidiffusion.molecules.conformer.walk_objective`.
 
         Raises:
-            DataError: if there are fewer than 10 molecules that can be used.
+            DataError: if there are fewer than 10 molecules, or walks, that can be used.
             ConfigError: if an option is out of range, or `start` is of other sizes.
         """
         from scidiffusion.molecules.conformer.objective import ConformerLoss
+        from scidiffusion.molecules.conformer.walk_objective import WalkLoss
 
-        def loss(bank: ConformerBank, kept: Tensor, held: Tensor) -> ConformerLoss:
-            return ConformerLoss(bank, kept, held, sigma_start=self.sigma_start)
+        if walks and len(walks) < LEAST:
+            raise DataError(f"{len(walks)} walks were given; learning from them needs {LEAST}")
+
+        def loss(bank: ConformerBank, kept: Tensor, held: Tensor) -> ConformerLoss | WalkLoss:
+            ensembles = ConformerLoss(bank, kept, held, sigma_start=self.sigma_start)
+            if not walks:
+                return ensembles
+            ends = [BankMolecule.of(one, hessians=True) for one in walks]
+            own = ConformerBank(ends, pairs=self.bundle_pairs)
+            rows = split_rows(len(own), self.validation_fraction, check_seed(self.random_state))
+            return WalkLoss(own, *rows, ensembles=ensembles)
 
         return self._learn(
             X,
@@ -158,6 +178,28 @@ class ConformerDiffusion(EnsembleEstimator):
             return ConformerDenoiser(ConformerNetwork(size))
 
     # -- use -------------------------------------------------------------------------------------
+
+    def walk(self, mol: Chem.Mol, starts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Walk starts to where their minima would be, with nothing made, chosen or checked.
+
+        Args:
+            mol: A molecule with explicit hydrogens.
+            starts: (n, N, 3) positions in Angstrom, such as minima of a force field.
+
+        Returns:
+            (n, N, 3) positions in Angstrom, centred, each turned as its start.
+        """
+        self._check_fitted()
+        return refine(
+            self.denoiser_,
+            MolGraph.of(mol),
+            starts,
+            level=self.sigma_start,
+            steps=STEPS,
+            noise=KeyedNoise(0),
+            noise_scale=0.0,
+            device=resolve_device(self.device),
+        )
 
     def sample(  # type: ignore[override]  # conformers are of a molecule
         self,

@@ -44,7 +44,7 @@ from scidiffusion.molecules.chem.smiles import as_molecule
 from scidiffusion.molecules.chem.stereo import fix_stereo
 from scidiffusion.molecules.conformer.denoiser import SIGMA_MAX, ConformerDenoiser
 from scidiffusion.molecules.conformer.graph import MolGraph
-from scidiffusion.molecules.conformer.refine import refine
+from scidiffusion.molecules.conformer.refine import STEPS, refine
 from scidiffusion.molecules.conformer.steering import (
     EnergySteering,
     FixedCore,
@@ -202,7 +202,7 @@ def _from_starts(
     order = preference(rmsd_matrix(starts), energies, request.n)
     places = positions(starts)[order]
     level = request.level or (GUIDED_LEVEL if request.guided else sigma_start)
-    asked = replace(request, steps=request.steps or (20 if request.guided else 6), level=level)
+    asked = replace(request, steps=request.steps or (20 if request.guided else STEPS), level=level)
     taken = 0
 
     def make(missing: int, attempt: int) -> Chem.Mol:

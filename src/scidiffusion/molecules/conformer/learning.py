@@ -10,7 +10,6 @@ from typing import Any, Self
 from rdkit import Chem
 from torch import Tensor
 
-from scidiffusion.core.objectives import Objective
 from scidiffusion.errors import ConfigError, DataError
 from scidiffusion.estimator import (
     GenerativeEstimator,
@@ -19,6 +18,7 @@ from scidiffusion.estimator import (
     split_rows,
 )
 from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
+from scidiffusion.molecules.conformer.bundle_loss import BundleLoss
 from scidiffusion.molecules.conformer.conversion import usable_pairs
 from scidiffusion.molecules.conformer.pairs import ConformerPairs
 from scidiffusion.molecules.fitting import bundle_training, train_bundles
@@ -51,7 +51,7 @@ class EnsembleEstimator(GenerativeEstimator):
     def _learn(
         self,
         X: Sequence[Chem.Mol | ConformerPairs],
-        loss: Callable[[ConformerBank, Tensor, Tensor], Objective],
+        loss: Callable[[ConformerBank, Tensor, Tensor], BundleLoss],
         *,
         having: str,
         usable: Callable[[BankMolecule], bool] = lambda _: True,
@@ -95,11 +95,11 @@ class EnsembleEstimator(GenerativeEstimator):
                     f"of this estimator, {denoiser.network.size}"
                 )
             denoiser.load_state_dict(start.denoiser_.state_dict())
+        objective = loss(bank, kept, held)
         self.training_ = train_bundles(
             denoiser,
-            loss(bank, kept, held),
-            len(kept),
-            len(held),
+            objective,
+            *map(len, objective.parts),
             config,
             checkpoint_dir=checkpoint_dir,
             resume=resume,

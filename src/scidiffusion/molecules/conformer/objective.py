@@ -19,16 +19,15 @@ an average over these either.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scidiffusion.core.centred import remove_mean
 from scidiffusion.core.denoiser import edm_scales
-from scidiffusion.core.objectives import Objective
 from scidiffusion.core.rng import Noise
 from scidiffusion.molecules.conformer.bank import ConformerBank
+from scidiffusion.molecules.conformer.bundle_loss import BundleLoss
 from scidiffusion.molecules.conformer.denoiser import SIGMA_DATA, ConformerDenoiser
 from scidiffusion.molecules.features import pair_distances
 from scidiffusion.molecules.superposition import turned_onto
@@ -63,13 +62,11 @@ class NoiseLevels:
         return torch.where(far, high, low).clamp(0.004, 20.0)
 
 
-class ConformerLoss(Objective):
+class ConformerLoss(BundleLoss):
     """See the module.
 
     Args:
-        bank: The molecules.
-        kept: Numbers of the molecules that are trained on; row i of the data is `kept[i]`.
-        held: Numbers of those held out; row len(kept) + i is `held[i]`.
+        bank, kept, held: As of `BundleLoss`.
         sigma_start: Noise level at which refinement begins.
         shift_share: Share of rows that hold the shift.
         local_weight: Weight of the distances.
@@ -87,22 +84,14 @@ class ConformerLoss(Objective):
         local_weight: float = 1.0,
         levels: NoiseLevels | None = None,
     ) -> None:
-        self.parts = bank.part(kept), bank.part(held)
+        super().__init__(bank, kept, held)
         self.sigma_start, self.shift_share = sigma_start, shift_share
         self.local_weight = local_weight
         self.levels = levels or NoiseLevels()
 
-    def __call__(
-        self, denoiser: Any, x: Any, noise: Noise, cond: Any = None, t: Tensor | None = None
-    ) -> Tensor:
-        """Return the loss of every row, (B,): the mean over the bundle that it stands for."""
-        return torch.stack([self.bundle(denoiser, int(row), noise) for row in x.flatten()])
-
     def bundle(self, denoiser: ConformerDenoiser, row: int, noise: Noise) -> Tensor:
         """Return the loss of molecules around that of a row."""
-        training = row < len(self.parts[0])
-        bank = self.parts[0] if training else self.parts[1]
-        bundle = bank.bundle(row if training else row - len(self.parts[0]), noise)
+        bundle = self.draw(row, noise)
         graph, x0 = bundle.graph, remove_mean(bundle.minimum, bundle.graph.mask)
         process = denoiser.process.with_mask(graph.mask)
         sigma = self.levels.draw(x0, noise)

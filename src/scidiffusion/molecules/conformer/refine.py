@@ -22,6 +22,8 @@ from scidiffusion.molecules.conformer.graph import MolGraph
 from scidiffusion.molecules.conformer.steering import Steering
 from scidiffusion.samplers import make_sampler, sample
 
+STEPS = 4
+"""Evaluations of the network of a walk from starts: as many as the package's weights learned."""
 BLOCK_PAIRS = 40_000
 """Pairs of atoms the network sees at once on a CPU: more do not fit into its caches."""
 
@@ -75,19 +77,22 @@ def refine(
         own = noise.rows(first)
         part = remove_mean(part)
         z = part + noise_scale * level * bound.process.draw(part, own.child("prior"))
-        parts.append(_walk(bound, graph, z, steps, own, sampler, steering))
+        parts.append(walk(bound, graph, z, steps, own, sampler, steering))
     return torch.cat(parts).double().cpu().numpy()
 
 
-def _walk(
+def walk(
     denoiser: ConformerDenoiser,
     graph: MolGraph,
     z: Tensor,
     steps: int,
     noise: Noise,
-    sampler: str,
-    steering: Sequence[Steering],
+    sampler: str = "dpmpp_2m",
+    steering: Sequence[Steering] = (),
+    *,
+    differentiable: bool = False,
 ) -> Tensor:
+    """Walk from noisy positions (B, N, 3) at the denoiser's highest level to clean ones."""
     process = denoiser.process
     steered: Any = denoiser
     for one in steering:
@@ -102,6 +107,7 @@ def _walk(
         noise=noise,
         cond=graph,
         z=z,
+        differentiable=differentiable,
     )
     assert isinstance(found, Tensor)
     return found

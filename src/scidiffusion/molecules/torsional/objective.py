@@ -9,43 +9,27 @@ began with: this is what is at hand when conformers are made.
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from scidiffusion.core.objectives import Objective, UniformTime
+from scidiffusion.core.objectives import UniformTime
 from scidiffusion.core.rng import Noise
 from scidiffusion.core.torus import wrap
 from scidiffusion.molecules.conformer.bank import ConformerBank
+from scidiffusion.molecules.conformer.bundle_loss import BundleLoss
 from scidiffusion.molecules.torsional.denoiser import Template, TorsionDenoiser
 from scidiffusion.molecules.torsional.turning import Torsions
 
 
-class TorsionLoss(Objective):
-    """See the module.
-
-    Args:
-        bank: The molecules, each with turnable bonds.
-        kept: Numbers of the molecules that are trained on; row i of the data is `kept[i]`.
-        held: Numbers of those held out; row len(kept) + i is `held[i]`.
-    """
+class TorsionLoss(BundleLoss):
+    """See the module; the molecules have turnable bonds. Arguments: those of `BundleLoss`."""
 
     def __init__(self, bank: ConformerBank, kept: Tensor, held: Tensor) -> None:
-        self.parts = bank.part(kept), bank.part(held)
+        super().__init__(bank, kept, held)
         self.times = UniformTime()
-
-    def __call__(
-        self, denoiser: Any, x: Any, noise: Noise, cond: Any = None, t: Tensor | None = None
-    ) -> Tensor:
-        """Return the loss of every row, (B,): the mean over the bundle that it stands for."""
-        return torch.stack([self.bundle(denoiser, int(row), noise) for row in x.flatten()])
 
     def bundle(self, denoiser: TorsionDenoiser, row: int, noise: Noise) -> Tensor:
         """Return the loss of molecules around that of a row."""
-        training = row < len(self.parts[0])
-        bank = self.parts[0] if training else self.parts[1]
-        bundle = bank.bundle(row if training else row - len(self.parts[0]), noise)
+        bundle = self.draw(row, noise)
         torsions = Torsions.batch([molecule.torsions for molecule in bundle.molecules])
         process = denoiser.process
         x = torsions.angles(bundle.minimum)
