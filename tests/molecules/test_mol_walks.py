@@ -36,6 +36,8 @@ def pairs_of(smiles: str, n: int = 2, by: float = 0.02) -> ConformerPairs:
     places = np.stack([one.GetPositions() for one in mol.GetConformers()])
     places -= places.mean(1, keepdims=True)
     moved = places + by * np.random.default_rng(0).standard_normal(places.shape)
+    # Pairs that were read from a shard have no conformers of their own.
+    mol.RemoveAllConformers()
     return ConformerPairs(
         mol, places.astype(np.float32), moved.astype(np.float32), np.zeros(len(places))
     )

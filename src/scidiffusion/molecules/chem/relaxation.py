@@ -24,6 +24,7 @@ from scidiffusion.molecules.chem.energies import (
     force_field,
     gfn2_calculators,
 )
+from scidiffusion.molecules.chem.ensembles import with_places
 from scidiffusion.molecules.chem.figures import name_of, positions
 
 __all__ = ["force_field_hessian", "positive_hessian", "relax_gfn2"]
@@ -53,14 +54,14 @@ def force_field_hessian(mol: Chem.Mol, places: Array) -> Array:
     """Second derivatives of MMFF94, or of UFF where MMFF94 has no types.
 
     Args:
-        mol: A molecule with explicit hydrogen and a conformer.
+        mol: A molecule with explicit hydrogen; its own conformers do not matter.
         places: (N, 3) positions in Angstrom.
 
     Returns:
         (3N, 3N) in hartree/bohr^2, symmetric; a multiple of the unit matrix where neither force
         field knows the molecule.
     """
-    field = force_field(mol)
+    field = force_field(with_places(mol, places[None]))
     if field is None:
         return STIFF * np.eye(places.size)
     field.Initialize()

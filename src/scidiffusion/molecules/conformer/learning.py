@@ -99,7 +99,8 @@ class EnsembleEstimator(GenerativeEstimator):
         self.training_ = train_bundles(
             denoiser,
             objective,
-            *map(len, objective.parts),
+            len(objective.parts[0]),
+            len(objective.parts[1]),
             config,
             checkpoint_dir=checkpoint_dir,
             resume=resume,
