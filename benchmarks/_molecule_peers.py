@@ -20,6 +20,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from scidiffusion.molecules.chem.ensembles import farthest_points, keep, rmsd_matrix
+from scidiffusion.molecules.chem.relaxation import relax_gfn2
 
 OVERSAMPLING = 4
 WARM_UP = "CCO"
@@ -65,6 +66,14 @@ def etkdg_mmff(smiles: str, n: int, seed: int) -> Chem.Mol:
     return mol
 
 
+def etkdg_mmff_gfn2(smiles: str, n: int, seed: int) -> Chem.Mol:
+    """`etkdg_mmff`, and one quasi-Newton step on GFN2-xTB, as our model may take."""
+    mol = etkdg_mmff(smiles, n, seed)
+    if mol.GetNumConformers():
+        relax_gfn2(mol, 1)
+    return mol
+
+
 def pick(smiles: str, n: int, seed: int) -> Chem.Mol:
     """The n of 4 n conformers of `etkdg_mmff` that are farthest apart, the lowest one first."""
     mol = etkdg(smiles, OVERSAMPLING * n, seed)
@@ -87,23 +96,28 @@ def ours(smiles: str, n: int, seed: int, **options: Any) -> Chem.Mol:
 
 MODELS: dict[str, Callable[..., Chem.Mol]] = {
     "ours": ours,
+    "ours-gfn2": ours,
     "ours-torsional": ours,
     "ours-noise": ours,
     "etkdg": etkdg,
     "etkdg-mmff": etkdg_mmff,
+    "etkdg-mmff-gfn2": etkdg_mmff_gfn2,
     "pick": pick,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
+    "ours-gfn2": {"gfn2_steps": 1},
     "ours-torsional": {"method": "torsional"},
     "ours-noise": {"start": "noise"},
 }
 """What the name of a model stands for, beside the options of the command line."""
 LABELS = {
     "ours": "ours",
+    "ours-gfn2": "ours + 1 step on GFN2",
     "ours-torsional": "ours, torsional",
     "ours-noise": "ours, from noise",
     "etkdg": "ETKDGv3",
     "etkdg-mmff": "ETKDGv3 + MMFF94",
+    "etkdg-mmff-gfn2": "ETKDGv3 + MMFF94 + 1 step on GFN2",
     "pick": "4x ETKDGv3 + MMFF94, farthest-point pick",
 }
 

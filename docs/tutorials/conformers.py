@@ -65,7 +65,7 @@ assert max(moved) < 1e-6
 
 # %%
 free = conformers("OCCCCCCN", n=6, seed=0)
-pulled = conformers("OCCCCCCN", n=6, seed=0, target_distances={(0, 7): 4.0})
+pulled = conformers("OCCCCCCN", n=6, seed=0, target_distances={(0, 7): 4.0}, guidance_scale=2.0)
 
 
 def apart(molecule):
@@ -78,7 +78,7 @@ def apart(molecule):
 print("free  ", apart(free))
 print("pulled", apart(pulled))
 
-assert abs(np.mean(apart(pulled)) - 4.0) < 0.6 * abs(np.mean(apart(free)) - 4.0)
+assert abs(np.mean(apart(pulled)) - 4.0) < 0.7 * abs(np.mean(apart(free)) - 4.0)
 
 # %% [markdown]
 # How different the members of an ensemble are, in Å of heavy atoms after the best superposition,

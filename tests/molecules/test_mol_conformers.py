@@ -93,7 +93,7 @@ def test_distances_are_pulled_at():
     def miss(places: np.ndarray) -> float:
         return float(np.abs(np.linalg.norm(places[:, 0] - places[:, 5], axis=-1) - 3.0).mean())
 
-    assert miss(pulled) < 0.7 * miss(free)
+    assert miss(pulled) < 0.8 * miss(free)
 
 
 def test_conformers_come_from_noise_alone_with_their_stereo():

@@ -53,7 +53,7 @@ def conformers(
         str, typer.Option(help="cartesian, or torsional: torsions drawn by diffusion.")
     ] = "cartesian",
     steps: Annotated[
-        int | None, typer.Option(help="Network evaluations a conformer; default 6, from noise 20.")
+        int | None, typer.Option(help="Network evaluations a conformer; default 4, from noise 20.")
     ] = None,
     gfn2_steps: Annotated[
         int,

@@ -240,7 +240,7 @@ class ConformerDiffusion(EnsembleEstimator):
             method: "cartesian" starts from an embedding for each conformer; "torsional" from a
                 few whose torsions are drawn by diffusion (Jing et al. 2022). Both are refined.
             torsions: The model that draws them; None is the one that comes with the package.
-            steps: Network evaluations a conformer; None is 6 for refinement, 20 from noise and
+            steps: Network evaluations a conformer; None is 4 for refinement, 20 from noise and
                 with guidance.
             level: Noise level, in Angstrom, at which the walk begins; None is `sigma_start` of
                 the fit, .5 with guidance, 20 from noise.

@@ -58,12 +58,13 @@ if TYPE_CHECKING:
     from scidiffusion.molecules.torsional.estimator import TorsionDiffusion
 
 Array = NDArray[np.float64]
-WINDOW = 15.0
-"""Starts higher than this above the lowest one, in kcal/mol of MMFF94, are not refined."""
+WINDOW, LARGE_WINDOW = 15.0, 5.0
+"""Starts higher than this above the lowest one, in kcal/mol of MMFF94, are refined last: of small
+molecules, and of those of more than `SMALL` heavy atoms, which have low ones enough."""
 DISTINCT = 0.2
 """Starts nearer than this to a lower one, in Angstrom, count as the same."""
 SMALL = 15
-"""Molecules of up to so many heavy atoms get twice as many starts."""
+"""Molecules of up to so many heavy atoms get twice as many starts, of all energies."""
 RELAX_STEPS = 400
 ATTEMPTS = 3
 """How often conformers that fail a check are made again."""
@@ -199,7 +200,8 @@ def _from_starts(
 ) -> Chem.Mol:
     starts = _starts(mol, request)
     energies, _, _ = relax_mmff(starts, RELAX_STEPS, fixed=sorted(request.fixed_core))
-    order = preference(rmsd_matrix(starts), energies, request.n)
+    window = WINDOW if _is_small(mol) else LARGE_WINDOW
+    order = preference(rmsd_matrix(starts), energies, request.n, window)
     places = positions(starts)[order]
     level = request.level or (GUIDED_LEVEL if request.guided else sigma_start)
     asked = replace(request, steps=request.steps or (20 if request.guided else STEPS), level=level)
@@ -286,7 +288,11 @@ def _mirror(mol: Chem.Mol, chosen: NDArray[np.bool_]) -> None:
 
 def oversampling(mol: Chem.Mol) -> int:
     """How many starts are made for each conformer, where they are cheap and where they are not."""
-    return 8 if mol.GetNumHeavyAtoms() <= SMALL else 4
+    return 8 if _is_small(mol) else 4
+
+
+def _is_small(mol: Chem.Mol) -> bool:
+    return mol.GetNumHeavyAtoms() <= SMALL
 
 
 def _collected(mol: Chem.Mol, n: int, make: Callable[[int, int], Chem.Mol]) -> Chem.Mol:
@@ -312,7 +318,7 @@ def _say_missing(mol: Chem.Mol, missing: int, plain: int) -> None:
     warnings.warn(text, ScidiffusionWarning, stacklevel=6)
 
 
-def preference(distances: Array, energies: Array, n: int) -> list[int]:
+def preference(distances: Array, energies: Array, n: int, window: float = WINDOW) -> list[int]:
     """Order starts: the distinct ones by rising energy, then the others by rising energy.
 
     Where more than n are distinct and low in energy, the n most different of these come first.
@@ -321,13 +327,14 @@ def preference(distances: Array, energies: Array, n: int) -> list[int]:
         distances: (m, m) RMSD of heavy atoms, in Angstrom.
         energies: (m,) kcal/mol.
         n: How many will be used.
+        window: Up to so much above the lowest, in kcal/mol, energies count as low.
     """
     known = np.where(np.isfinite(energies), energies, np.inf)
     lowest = known.min() if np.isfinite(known).any() else 0.0
     order = [int(index) for index in np.argsort(known, kind="stable")]
     distinct: list[int] = []
     for index in order:
-        low = known[index] <= lowest + WINDOW
+        low = known[index] <= lowest + window
         if not distinct or (low and distances[index, distinct].min() >= DISTINCT):
             distinct.append(index)
     if len(distinct) > n:
