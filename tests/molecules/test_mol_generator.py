@@ -254,7 +254,7 @@ class TestRun:
 
     def test_walks_end_below_where_a_model_walks_to(self, script):
         model = ConformerDiffusion.load(WEIGHTS)
-        recipe = script.Recipe(conformers=2, model=str(WEIGHTS), gfn2_steps=2)
+        recipe = script.Recipe(conformers=2, model=str(WEIGHTS), gfn2_steps=30)
         pairs = script.make_pairs("CC[C@H](C)O", recipe)
         assert len(pairs) == 2
         walked = model.walk(pairs.mol, pairs.start.astype(float))
@@ -262,8 +262,9 @@ class TestRun:
             gfn2_energies(with_places(pairs.mol, places))
             for places in (pairs.start, walked, pairs.minimum)
         )
-        assert (lower < ends).all()
-        assert (ends < starts).all()
+        # The weights leave hundredths of a kcal/mol in so small a molecule.
+        assert (lower < ends + 1e-3).all()
+        assert (ends < starts - 0.5).all()
         # Neither a walk nor a step shifts or turns the molecule.
         apart = pairs.minimum - pairs.start
         np.testing.assert_allclose(apart.mean(1), 0.0, atol=5e-3)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from scidiffusion.molecules.torsional.estimator import TorsionDiffusion
 
 Array = NDArray[np.float64]
-WINDOW, LARGE_WINDOW = 15.0, 5.0
+WINDOW, LARGE_WINDOW = 15.0, 10.0
 """Starts higher than this above the lowest one, in kcal/mol of MMFF94, are refined last: of small
 molecules, and of those of more than `SMALL` heavy atoms, which have low ones enough."""
 DISTINCT = 0.2
