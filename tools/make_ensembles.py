@@ -12,9 +12,11 @@ bonds and stereo survive are kept as pairs. The result depends on --seed and the
 again goes on where it stopped, however it stopped.
 
 With --model the pairs are walks: each start is walked by that model, and so many --gfn2-steps are
-gone down from where it ends. What a walk should have ended at costs a tenth of a minimum, and
-`tools/train_conformers.py --walks` teaches it. The generator stands on no conformer of anybody
-else: RDKit embeds, and tblite (or the program xtb: --engine) optimises.
+gone down from where it ends. What a walk should have ended at costs a fifth of a minimum, and
+`tools/train_conformers.py --walks` teaches it.
+
+The generator stands on no conformer of anybody else: RDKit embeds, and tblite (or the program xtb:
+--engine) optimises.
 """
 
 from __future__ import annotations

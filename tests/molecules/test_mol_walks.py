@@ -207,3 +207,12 @@ def test_few_walks_are_refused():
     ensembles = [pairs_of(smiles) for smiles in SMILES]
     with pytest.raises(DataError, match="3 walks were given"):
         small().fit(ensembles, walks=ensembles[:3])
+
+
+def test_held_out_walks_need_no_held_out_ensembles(molecule):
+    bank = ConformerBank([molecule, molecule], pairs=400)
+    ensembles = ConformerLoss(bank, torch.arange(2), torch.arange(0), sigma_start=0.05)
+    loss = WalkLoss(bank, torch.arange(1), torch.tensor([1]), ensembles=ensembles)
+    noise = GeneratorNoise(torch.Generator().manual_seed(0))
+    walker = small(max_steps=1).fit([pairs_of(smiles) for smiles in SMILES]).denoiser_
+    assert torch.isfinite(loss.bundle(walker, 1, noise))

@@ -1,7 +1,7 @@
 """Down to minima of GFN2-xTB: a quasi-Newton method that begins with a force field's Hessian.
 
 The force field's second derivatives cost little and are nearly right, so that one step from a
-geometry that is nearly right takes away most of what is wrong with it, and 6 to 30 energies reach
+geometry that is nearly right takes away much of what is wrong with it, and some 20 energies reach
 the minimum where a unit matrix needs many more. The Hessian is kept up by BFGS (Nocedal and Wright
 2006, eq. 6.19), a step is no longer than a trust radius, and a step that leads upwards is taken
 back. GFN2-xTB: Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019).
@@ -43,7 +43,7 @@ SOFT = 8e-4
 STIFF = 0.5
 """Curvature of every motion, in hartree/bohr^2, where no force field knows the molecule."""
 TRUST, MOST_TRUST = 0.4, 0.8
-"""How far an atom may move in the first step, and ever, in bohr."""
+"""How far a coordinate may change in the first step, and ever, in bohr."""
 MOST_STEPS = 200
 FEW, LOOSE = 5, 30.0
 """So few steps end where the gradient is still far larger than what electrons converged 30 times
@@ -102,8 +102,8 @@ def relax_gfn2(
 
     Args:
         mol: A molecule with explicit hydrogen and n conformers.
-        max_steps: Steps of each conformer at most, 1 or more. Near a minimum of the force field
-            one or two take most of the energy away.
+        max_steps: Steps of each conformer at most, 1 or more. One from a minimum of MMFF94
+            takes most of the energy away.
         fixed: Atoms that stay where they are.
 
     Returns:

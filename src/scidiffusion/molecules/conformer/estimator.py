@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scidiffusion.core.rng import KeyedNoise
 from scidiffusion.errors import ConfigError, DataError
-from scidiffusion.estimator import check_seed, resolve_device, split_rows
+from scidiffusion.estimator import resolve_device, split_rows
 from scidiffusion.molecules.conformer.bank import BankMolecule, ConformerBank
 from scidiffusion.molecules.conformer.denoiser import ConformerDenoiser
 from scidiffusion.molecules.conformer.generate import Request, generate
@@ -143,7 +143,8 @@ class ConformerDiffusion(EnsembleEstimator):
                 return ensembles
             ends = [BankMolecule.of(one, hessians=True) for one in walks]
             own = ConformerBank(ends, pairs=self.bundle_pairs)
-            rows = split_rows(len(own), self.validation_fraction, check_seed(self.random_state))
+            # The same walks are held out whatever the seed, which need not be given.
+            rows = split_rows(len(own), self.validation_fraction, 0)
             return WalkLoss(own, *rows, ensembles=ensembles)
 
         return self._learn(

@@ -59,7 +59,8 @@ class WalkLoss(BundleLoss):
         energy = self.energies(denoiser, self.draw(row, noise))
         softened = SOFTENED * torch.log1p(energy / SOFTENED)
         kept, held = map(len, self.ensembles.parts)
-        first, count = (0, kept) if row < len(self.parts[0]) else (kept, held)
+        # Where no ensemble is held out, held-out walks stand beside a training one.
+        first, count = (kept, held) if row >= len(self.parts[0]) and held else (0, kept)
         unit = float(noise.uniform(torch.empty(1)))
         other = first + min(int(unit * count), count - 1)
         return self.energy_weight * softened.mean() + self.ensembles.bundle(denoiser, other, noise)
